@@ -1,0 +1,118 @@
+"""Matrix products at few rows: which form of the same product is cheapest for a shape is a property of the CPU.
+
+    linear   F.linear: the library's choice, good from many rows on
+    turned   mm(W, x.T).T: the weights as the left operand
+    packed   oneDNN's blocked weights, reordered once (a second copy of them)
+
+`tune` measures the forms on the model's own weights and fixes one for every row count, the packed copies being kept
+only where they are used.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch.nn.functional import linear, pad
+
+ROWS = (1, 2, 4, 8, 16, 32)
+MOST = 64  # rows up to which the form is looked up; beyond, the largest measured count decides
+
+
+def packable(weight: torch.Tensor) -> bool:
+    """Whether oneDNN can hold this matrix in blocks."""
+    return (
+        weight.device.type == "cpu"
+        and torch.backends.mkldnn.is_available()
+        and weight.dtype in (torch.float32, torch.bfloat16)
+        and (weight.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    )
+
+
+class Matrix:
+    """y = x W.T + b for x [m, in], W [out, in]."""
+
+    def __init__(self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]):
+        parts = [w.detach() for w in weights]
+        self.weight = parts[0] if len(parts) == 1 else torch.cat(parts)
+        given = [b.detach() if b is not None else w.new_zeros(len(w)) for w, b in zip(parts, biases)]
+        self.bias = torch.cat(given) if any(b is not None for b in biases) else None
+        self.packed: torch.Tensor | None = None
+        self.form = ["linear"] * (MOST + 1)
+
+    def pack(self) -> None:
+        if self.packed is None and packable(self.weight):
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, 16)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.as_form(x, self.form[min(len(x), MOST)])
+
+    def as_form(self, x: torch.Tensor, form: str) -> torch.Tensor:
+        if form == "packed":
+            return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        if form == "turned":
+            y = torch.mm(self.weight, x.t()).t()
+            return y if self.bias is None else y + self.bias
+        return linear(x, self.weight, self.bias)
+
+    def settle(self, forms: Sequence[str]) -> None:
+        """Fix the form of every row count: forms[i] up to ROWS[i] rows."""
+        for rows, form in reversed(list(zip(ROWS, forms))):
+            self.form[: rows + 1] = [form] * (rows + 1)
+        self.form[ROWS[-1] :] = [forms[-1]] * (MOST + 1 - ROWS[-1])
+        if "packed" in forms:
+            self.pack()
+        else:
+            self.packed = None
+
+
+def forms_of(weight: torch.Tensor) -> list[str]:
+    return ["linear", "turned", *(["packed"] if packable(weight) else [])]
+
+
+def tune(groups: Sequence[Sequence[Matrix]], repeats: int = 3, sample: int = 8) -> None:
+    """Choose forms for groups of matrices of one shape each.
+
+    A product is timed over several matrices of its group, so that weights come from memory and not from a cache.
+    Packed weights everywhere are preferred where they cost at most 1.3 times the cheapest mixture at every row count:
+    their kernel is the same at all of them, which is what makes a row's bits independent of its companions.
+    """
+    costs: list[list[dict[str, float]]] = []  # group, row count, form: seconds
+    for group in groups:
+        some = group[:sample]
+        forms = forms_of(some[0].weight)
+        if "packed" in forms:
+            for matrix in some:
+                matrix.pack()
+        costs.append([_costs(some, rows, forms, repeats, len(group) / len(some)) for rows in ROWS])
+    packed = all("packed" in group[0] for group in costs) and all(
+        sum(group[i]["packed"] for group in costs) <= 1.3 * sum(min(group[i].values()) for group in costs)
+        for i in range(len(ROWS))
+    )
+    for group, measured in zip(groups, costs):
+        chosen = ["packed" if packed else min(at, key=lambda form: at[form]) for at in measured]
+        for matrix in group:
+            matrix.settle(chosen)
+
+
+def _costs(some: Sequence[Matrix], rows: int, forms: Sequence[str], repeats: int, scale: float) -> dict[str, float]:
+    weight = some[0].weight
+    x = torch.randn(rows, weight.shape[1], dtype=weight.dtype, device=weight.device)
+    return {form: scale * _seconds(lambda: [m.as_form(x, form) for m in some], repeats) for form in forms}
+
+
+def _seconds(call: Callable[[], object], repeats: int) -> float:
+    call()
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def padded(x: torch.Tensor, multiple: int) -> torch.Tensor:
+    """Rows rounded up to a multiple, with zeros."""
+    extra = -len(x) % multiple
+    return pad(x, (0, 0) * (x.dim() - 1) + (0, extra)) if extra else x

