@@ -38,10 +38,8 @@ def test_record_changes_one_row_and_nothing_else(tmp_path):
         assert (row.state, row.measured) == (state, measured)
     after = path.read_text().splitlines()
     changed = [line for line in after if line not in before]
-    assert changed == [f"measured = {json.dumps(measured)}"] or set(changed) <= {
-        'state = "holds"',
-        f"measured = {json.dumps(measured)}",
-    }
+    assert set(changed) <= {'state = "holds"', f"measured = {json.dumps(measured)}"}
+    assert len(after) - len(before) <= 1
     others = [row for row in papers(path=path) if row.slug != "medusa"]
     assert others == [row for row in papers() if row.slug != "medusa"]
     with pytest.raises(AbreastError, match="one of planned, holds, short"):

@@ -46,9 +46,7 @@ def test_a_broken_promise_shows():
 
 def test_rows_are_found_by_class_method_or_label():
     table = compare(PROBLEMS[:1], [Speculative(), Speculative(gamma=2)])
-    with pytest.raises(
-        AbreastError, match=r"2 rows are Speculative: ask for one of Speculative, Speculative\(gamma=2\)"
-    ):
+    with pytest.raises(AbreastError, match=r"2 rows are Speculative: ask for one of Speculative, Spec"):
         table[Speculative]
     with pytest.raises(AbreastError, match="no row is Speculativ: did you mean Speculative"):
         table["Speculativ"]

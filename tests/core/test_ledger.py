@@ -24,7 +24,7 @@ def test_a_lane_is_a_chain_and_a_fork_is_parallel():
     root.wait(*forks)
     root.add("x")
     assert (ledger.work, ledger.span) == (6, 4)
-    assert [lane for lane in ledger.lanes] == ["0", "0/a", "0/b"]
+    assert list(ledger.lanes) == ["0", "0/a", "0/b"]
     assert ledger.loose(root) == []
 
 
@@ -101,6 +101,25 @@ def test_what_an_offload_holds_until_its_copy_ends():
     assert ledger.peak(place={"copy": "gpu"}) == {"gpu": 2}
 
 
+def test_a_last_transfer_that_blocks_its_own_lane_is_exposed():
+    ledger = Ledger()
+    ledger.lane("0").add("x", start=0, end=2)
+    ledger.lane("0").add("send", bytes=8, start=2, end=3)
+    ledger.lane("net").add("send", bytes=8, start=0, end=3)
+    assert ledger.exposed() == (1, 8)
+
+
+def test_a_transfer_hidden_in_part_is_exposed_in_part():
+    ledger = Ledger()
+    lane, net = ledger.lane("0"), ledger.lane("net")
+    lane.add("x", start=0, end=1)
+    lane.add("x", start=1, end=4)
+    net.add("send", bytes=8, after=[0], start=1, end=5)
+    lane.wait(net).add("x", start=5, end=6)
+    assert ledger.exposed() == (1, 2)
+    assert ledger.idle() == {"0": 1}
+
+
 def test_measured_times():
     ledger = Ledger()
     lane = ledger.lane("0")
@@ -144,7 +163,7 @@ row = st.tuples(
 @settings(max_examples=60, deadline=None)
 def test_json_keeps_everything(rows, timed):
     ledger = Ledger()
-    ledger.kinds["a"] = Kind(0.1, 3e9, 7)
+    ledger.kinds["a"] = Kind(0.1, 3e9, 7.0)
     for i, (kind, lane, size, span, transfer, memory, back) in enumerate(rows):
         times = {"start": float(i), "end": i + 0.5} if timed else {}
         here = ledger.lane(str(lane))

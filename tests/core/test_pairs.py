@@ -131,16 +131,13 @@ def pipeline(orders, p, halves):
         for stage, order in enumerate(orders):
             while at[stage] < len(order):
                 kind, m = order[at[stage]]
-                needs = {
-                    "F": [("F", stage - 1, m)] * (stage > 0),
-                    "B": [("B", stage + 1, m)] * (stage < p - 1),
-                    "W": [],
-                }
-                if any(need not in ids for need in needs[kind]):
+                near = {"F": stage - 1, "B": stage + 1}.get(kind, p)
+                needs = [(kind, near, m)] if 0 <= near < p else []
+                if any(need not in ids for need in needs):
                     break
                 frees = "W" if halves else "B"
                 memory = {"F": 1, frees: -1}.get(kind, 0)
-                after = [ids[need] for need in needs[kind]]
+                after = [ids[need] for need in needs]
                 ids[kind, stage, m] = ledger.add(kind, lane=str(stage), after=after, memory=memory)
                 at[stage], moved = at[stage] + 1, True
         assert moved, "the table waits for itself"
@@ -156,7 +153,7 @@ def one_f_one_b(p, m):
 
 
 def zero_bubble(p, m, ahead, late):
-    """Backward, weights and forward by turns: stage s starts `ahead(s)` forwards early and keeps weights `late(s)` back."""
+    """Backward, weights, forward by turns: stage s starts `ahead(s)` forwards early and its weights `late(s)` late."""
     for s in range(p):
         order = [("F", i) for i in range(min(ahead(s), m))]
         for k in range(m):
@@ -180,3 +177,17 @@ def test_pipeline_schedules(orders, halves, makespan, idle, peak):
     assert sum(timed.idle(inner=True).values()) == idle
     assert max(ledger.peak().values()) == peak
     assert max(timed.peak(place={}).values()) == peak
+
+
+def test_a_method_inside_another():
+    world, problems = World(), [Letters(n=n) for n in (10, 30, 20)]
+    alone = [run(problem, Speculative()).ledger for problem in problems]
+    traces = [world.lane(f"trace {i}") for i in range(3)]
+    for problem, trace in zip(problems, traces):
+        Speculative().run(problem, world.at(trace))
+        trace.fork("check").add("target")
+    world.lane().wait(*traces)
+    ledger = world.ledger
+    assert ledger.span == pytest.approx(max(one.span for one in alone) + 1)
+    assert ledger.work == pytest.approx(sum(one.work for one in alone) + 3)
+    assert ledger.loose(world.lane()) == [f"0/trace {i}/check" for i in range(3)]

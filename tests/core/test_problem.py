@@ -71,7 +71,7 @@ def test_wrong_arguments_get_one_sentence():
 
 @dataclass(frozen=True)
 class Outer(Method):
-    inner: Method = OneByOne()
+    inner: Method = Letters.reference
     rates: tuple[float, ...] = (0.1,)
     flag: bool = False
     names: dict = field(default_factory=dict)

@@ -1,5 +1,6 @@
 """Events priced as they are added and in replay, on random graphs; replay against closed forms."""
 
+from itertools import pairwise
 from math import ceil
 
 import pytest
@@ -9,13 +10,8 @@ from hypothesis import strategies as st
 from abreast.core import Kind, Ledger
 from abreast.machine import Machine, replay
 
-EVENT = st.tuples(
-    st.integers(0, 3),
-    st.sampled_from(["f", "g", "send"]),
-    st.integers(0, 5),
-    st.integers(1, 3),
-    st.sets(st.integers(1, 12), max_size=3),
-)
+KINDS, BACK = st.sampled_from(["f", "g", "send"]), st.sets(st.integers(1, 12), max_size=3)
+EVENT = st.tuples(st.integers(0, 3), KINDS, st.integers(0, 5), st.integers(1, 3), BACK)
 GRAPH = st.lists(EVENT, min_size=1, max_size=30)
 MACHINE = Machine(
     curves={"f": [(1, 0.5), (4, 1.0)]}, flops=4.0, bandwidth=8.0, latency=0.25, link=16.0, speed={"1": 0.5, "2/x": 2.0}
@@ -54,7 +50,7 @@ def test_replay_respects_waits_and_devices(graph, devices):
             busy.setdefault(device[e.lane], []).append((e.start, e.end))
     for spans in busy.values():
         spans.sort()
-        assert all(end <= start for (_, end), (start, _) in zip(spans, spans[1:]))
+        assert all(end <= start for (_, end), (start, _) in pairwise(spans))
     load = sum(e.end - e.start for e in ledger.events if e.size and not e.bytes)
     assert ledger.makespan >= load / devices
 

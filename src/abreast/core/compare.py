@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -105,12 +106,14 @@ def compare(
     methods: Sequence[Method],
     world: Callable[[], World] | None = None,
     on_run: Callable[[Run[Any]], object] | None = None,
+    on_step: Callable[[Problem[Any], Method, Any], object] | None = None,
 ) -> Table:
     """Run the reference, the methods and their controls on every problem, each in a new `world()`.
 
     A method equal to one that the problem has already seen is not run twice, and a row that says nothing new is left
-    out. on_run is called with each finished run. Ctrl-C leaves the table of what is finished (but is raised again
-    where nothing is). Raises AbreastError where there is no problem, or an argument is of the wrong kind.
+    out. on_run is called with each finished run, on_step with everything that a running method commits. Ctrl-C leaves
+    the table of what is finished (but is raised again where nothing is). Raises AbreastError where there is no
+    problem, or an argument is of the wrong kind.
     """
     problems = [problems] if isinstance(problems, Problem) else list(problems)
     methods = [methods] if isinstance(methods, Method) else list(methods)
@@ -122,7 +125,7 @@ def compare(
     finished, interrupted = 0, False
     try:
         for problem in problems:
-            _on_problem(problem, methods, world, on_run, cells)
+            _on_problem(problem, methods, world, on_run, on_step, cells)
             finished += 1
     except KeyboardInterrupt:
         if not cells:
@@ -139,6 +142,7 @@ def _on_problem(
     methods: Sequence[Method],
     world: Callable[[], World] | None,
     on_run: Callable[[Run[Any]], object] | None,
+    on_step: Callable[[Problem[Any], Method, Any], object] | None,
     cells: dict[tuple[int, ...], list[Run[Any]]],
 ) -> None:
     """Add this problem's runs to the cells: () the reference, (i,) a method, (i, k) its k-th control."""
@@ -147,7 +151,8 @@ def _on_problem(
     def cell(key: tuple[int, ...], method: Method) -> Run[Any]:
         known = next((run for run in done if run.method == method), None)
         if known is None:
-            known = run(problem, method, world and world(), against=done[0] if done else None)
+            shown = None if on_step is None else partial(on_step, problem, method)
+            known = run(problem, method, world and world(), against=done[0] if done else None, on_step=shown)
             done.append(known)
             if on_run is not None:
                 on_run(known)

@@ -113,9 +113,9 @@ class Lane:
         return self.ledger.lane(f"{self.name}/{name}").wait(self)
 
     def close(self) -> None:
-        """Turn a wait that nothing followed, or a last transfer, into an event of size 0 and kind "end"."""
+        """Turn a wait that nothing followed into an event of size 0 and kind "end"."""
         events = self.ledger.events
-        if self.waits and (self.waits != (self.last,) or events[self.last].bytes > 0):
+        if self.waits and self.waits != (self.last,):
             ends = [events[i].end for i in self.waits]
             at = nan if any(t != t for t in ends) else max(ends)
             self.add("end", 0.0, span=0.0, start=at, end=at)
@@ -313,9 +313,11 @@ class Ledger:
         """
         self._need_times()
         events, computing = self.events, {e.lane for e in self._computing()}
+        last = [events[self.lanes[lane].last] for lane in sorted(computing)]
+        ends = [Event("end", e.lane, e.end, e.end, (self.lanes[e.lane].last,), 0.0, 0.0, 0.0, 0.0) for e in last]
         done: dict[str, float] = {}
         shown: defaultdict[int, float] = defaultdict(float)
-        for e in events:
+        for e in (*events, *ends):
             if e.bytes or e.lane not in computing:
                 continue
             since = done.get(e.lane)

@@ -32,17 +32,10 @@ _HOMES = {
     "TopK": "verify",
     "Distance": "verify",
 }
-METHODS = [
-    "Autoregressive",
-    "PromptLookup",
-    "SpeculativeSampling",
-    "Blockwise",
-    "Jacobi",
-    "AggressiveInput",
-    "AggressiveGeneral",
-    "Medusa",
-    "Lookahead",
-]
+METHODS = (
+    "Autoregressive", "PromptLookup", "SpeculativeSampling", "Blockwise", "Jacobi", "AggressiveInput",
+    "AggressiveGeneral", "Medusa", "Lookahead",
+)  # fmt: skip
 
 __all__ = ["METHODS", *_HOMES]  # noqa: PLE0604
 

@@ -99,7 +99,7 @@ def tune(groups: Sequence[Sequence[Matrix]], repeats: int = 3, sample: int = 8) 
 def _costs(some: Sequence[Matrix], rows: int, forms: Sequence[str], repeats: int, scale: float) -> dict[str, float]:
     weight = some[0].weight
     x = torch.randn(rows, weight.shape[1], dtype=weight.dtype, device=weight.device)
-    return {form: scale * _seconds(lambda: [m.as_form(x, form) for m in some], repeats) for form in forms}
+    return {form: scale * _seconds(lambda form=form: [m.as_form(x, form) for m in some], repeats) for form in forms}
 
 
 def _seconds(call: Callable[[], object], repeats: int) -> float:

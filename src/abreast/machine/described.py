@@ -28,7 +28,7 @@ MACHINES = {
         Machine(
             "Apple M2 Ultra",
             devices=1, flops=27.2e12, bandwidth=800e9, memory=192e9,
-            source="https://support.apple.com/en-us/111835 (Mac Studio 2023, 76-core GPU, FP32)",
+            source="https://support.apple.com/en-us/111835 (Mac Studio 2023); FP32 rate: the Mac Pro page, 2023",
         ),
         Machine(
             "edge board",

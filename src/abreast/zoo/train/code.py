@@ -1,4 +1,4 @@
-"""The embedded code model and its one-layer draft: Llama architecture, byte-level BPE, the standard library's sources."""
+"""The embedded code model and its one-layer draft: Llama architecture, byte-level BPE, trained on Python's sources."""
 
 from __future__ import annotations
 

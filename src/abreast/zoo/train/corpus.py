@@ -8,28 +8,10 @@ from __future__ import annotations
 import sysconfig
 from pathlib import Path
 
-HELD_OUT = [
-    "heapq",
-    "textwrap",
-    "statistics",
-    "configparser",
-    "shlex",
-    "csv",
-    "queue",
-    "fractions",
-    "calendar",
-    "difflib",
-    "colorsys",
-    "cmd",
-    "sched",
-    "graphlib",
-    "netrc",
-    "string",
-    "timeit",
-    "bisect",
-    "copy",
-    "fnmatch",
-]
+HELD_OUT = (
+    "heapq", "textwrap", "statistics", "configparser", "shlex", "csv", "queue", "fractions", "calendar", "difflib",
+    "colorsys", "cmd", "sched", "graphlib", "netrc", "string", "timeit", "bisect", "copy", "fnmatch",
+)  # fmt: skip
 _SKIP = {"site-packages", "__pycache__", "lib2to3", "idlelib", "turtledemo", "pydoc_data", "encodings", "ensurepip"}
 
 

@@ -1,0 +1,118 @@
+"""Heads by self-distillation: the model's own answers, its hidden states, and what came further ahead in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import cross_entropy
+
+from abreast.decode.draft.heads import Heads
+from abreast.zoo.train.fit import fit
+
+BATCH = 512  # positions a step
+
+
+@torch.no_grad()
+def own_answers(model: Any, prompts: Sequence[Sequence[int]], new: int, batch: int = 32, seed: int = 0) -> list[Any]:
+    """(prompt, answer) ids: the model continues each prompt by up to `new` tokens, one half greedily, one half sampled
+    at temperature 0.8."""
+    end = model.generation_config.eos_token_id
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    pairs = []
+    torch.manual_seed(seed)
+    for at in track(range(0, len(order), batch), description="own answers"):
+        group = [list(prompts[i]) for i in order[at : at + batch]]
+        longest = max(map(len, group))
+        ids = torch.tensor([[end] * (longest - len(p)) + p for p in group])
+        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in group])
+        sampled = {"do_sample": True, "temperature": 0.8} if at // batch % 2 else {"do_sample": False}
+        out = model.generate(ids, attention_mask=mask, max_new_tokens=new, pad_token_id=end, **sampled)
+        for prompt, row in zip(group, out[:, longest:].tolist()):
+            pairs.append((prompt, row[: row.index(end) + 1] if end in row else row))
+    return pairs
+
+
+@torch.no_grad()
+def features(model: Any, pairs: Sequence[Any]) -> dict[str, torch.Tensor]:
+    """Hidden states [N, d] after the final norm, tokens [N] and text numbers [N]: for every position from the
+    prompt's last on."""
+    hidden, tokens, texts = [], [], []
+    for number, (prompt, answer) in enumerate(track(pairs, description="hidden states")):
+        ids = torch.tensor([[*prompt, *answer]])
+        states = model.model(input_ids=ids, use_cache=False).last_hidden_state[0]
+        first = len(prompt) - 1
+        hidden.append(states[first:].to(torch.bfloat16))
+        tokens.append(ids[0, first:])
+        texts.append(torch.full((len(answer) + 1,), number))
+    return {"hidden": torch.cat(hidden), "tokens": torch.cat(tokens), "texts": torch.cat(texts)}
+
+
+def usable(data: dict[str, torch.Tensor], ahead: int, held: bool) -> torch.Tensor:
+    """Positions with `ahead` further tokens of the same text; every tenth text is held out."""
+    texts = data["texts"]
+    n = len(texts) - ahead
+    inside = texts[:n] == texts[ahead:]
+    return (inside & ((texts[:n] % 10 == 9) == held)).nonzero()[:, 0]
+
+
+def train_heads(
+    heads: Heads, model: Any, data: dict[str, torch.Tensor], folder: Path, steps: int, rate: float = 1e-3,
+    frequent: int = 16384, discount: float = 0.8, seed: int = 0,
+) -> None:  # fmt: skip
+    """Minimise the sum of discount^k cross-entropies of head k; write the heads with their held-out accuracy by rank.
+
+    The softmax runs over the `frequent` commonest tokens of the answers: targets outside are left out.
+    """
+    K = heads.heads
+    positions = usable(data, K + 1, held=False)
+    counts = torch.bincount(data["tokens"], minlength=model.config.vocab_size)
+    common = counts.topk(min(frequent, len(counts))).indices
+    place = torch.full((len(counts),), -100)
+    place[common] = torch.arange(len(common))
+    output = model.get_output_embeddings().weight.detach()[common].to(torch.bfloat16)
+    embedding = model.get_input_embeddings().weight.detach()
+    weight = torch.tensor([discount**k for k in range(K)])
+
+    def loss(step: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        at = positions[torch.randint(len(positions), (BATCH,), generator=generator)]
+        with torch.autocast("cpu", torch.bfloat16):
+            guess = heads(data["hidden"][at].float(), embedding[data["tokens"][at + 1]].float())
+            logits = torch.nn.functional.linear(guess.to(torch.bfloat16), output).float()
+        wanted = torch.stack([place[data["tokens"][at + 2 + k]] for k in range(K)], 1)
+        losses = cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view(-1, K)
+        return (losses.mean(0) * weight).sum()
+
+    fit(heads, loss, steps=steps, rate=rate, decay=0.01, checkpoint=folder / "checkpoint.safetensors", title="heads")
+    heads.accuracy = accuracy(heads, model, data)
+    heads.save(folder)
+
+
+@torch.no_grad()
+def accuracy(heads: Heads, model: Any, data: dict[str, torch.Tensor], most: int = 4000) -> torch.Tensor:
+    """[K, 10]: how often the token of rank r of head k was right, on held-out texts."""
+    K = heads.heads
+    at = usable(data, K + 1, held=True)
+    at = at[:: max(len(at) // most, 1)]
+    output = model.get_output_embeddings().weight.detach()
+    embedding = model.get_input_embeddings().weight.detach()
+    hits = torch.zeros(K, 10)
+    for part in at.split(256):
+        guess = heads(data["hidden"][part].float(), embedding[data["tokens"][part + 1]].float())
+        best = (guess.to(output.dtype) @ output.T).topk(10).indices
+        wanted = torch.stack([data["tokens"][part + 2 + k] for k in range(K)], 1)
+        hits += (best == wanted[..., None]).float().sum(0)
+    return hits / len(at)
+
+
+def gather(model: Any, prompts: Sequence[Sequence[int]], new: int, path: Path) -> dict[str, torch.Tensor]:
+    """Own answers and their features, computed once and kept at `path`."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(features(model, own_answers(model, prompts, new)), path)
+    return load_file(path)
