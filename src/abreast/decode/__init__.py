@@ -15,13 +15,14 @@ _HOMES = {
     "Generation": "problem",
     "Sampling": "sampling",
     "adapt": "adapt",
+    "load_heads": "draft.heads",
+    "Streamed": "custom_generate",
     "Autoregressive": "autoregressive",
     "PromptLookup": "speculative.prompt_lookup",
     "SpeculativeSampling": "speculative.draft_model",
     "Blockwise": "speculative.blockwise",
     "Jacobi": "speculative.jacobi",
     "AggressiveInput": "speculative.aggressive",
-    "AggressiveGeneral": "speculative.aggressive",
     "Medusa": "speculative.medusa",
     "Lookahead": "speculative.lookahead",
     "Match": "verify",
@@ -34,7 +35,7 @@ _HOMES = {
 }
 METHODS = (
     "Autoregressive", "PromptLookup", "SpeculativeSampling", "Blockwise", "Jacobi", "AggressiveInput",
-    "AggressiveGeneral", "Medusa", "Lookahead",
+    "Medusa", "Lookahead",
 )  # fmt: skip
 
 __all__ = ["METHODS", *_HOMES]  # noqa: PLE0604

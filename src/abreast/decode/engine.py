@@ -234,7 +234,7 @@ def _add_draft(rows: Rows, stream: Stream, draft: Draft, prefix: np.ndarray) -> 
 
 
 def _context(problem: Generation, stream: Stream) -> Context:
-    return Context(stream.tokens, problem.sampling, stream.dice)
+    return Context(stream.tokens, problem.sampling_of(stream.number), stream.dice)
 
 
 def commit_path(problem: Generation, stream: Stream, draft: Draft, verdict: Verdict) -> list[int]:
@@ -244,20 +244,10 @@ def commit_path(problem: Generation, stream: Stream, draft: Draft, verdict: Verd
         new.append(token)
         stream.tokens.append(token)
         stream.left -= 1
-        if stream.left == 0 or token in problem.eos or _stopped(problem, stream):
+        if stream.left == 0 or problem.ended(stream.tokens, stream.prompt):
             stream.done = True
             break
     return new
-
-
-def _stopped(problem: Generation, stream: Stream) -> bool:
-    """Whether a stop string ends within the last token."""
-    if not problem.stop:
-        return False
-    longest = max(map(len, problem.stop))
-    tail = problem.tokenizer.decode(stream.out[-longest - 1 :], skip_special_tokens=False)
-    before = problem.tokenizer.decode(stream.out[-longest - 1 : -1], skip_special_tokens=False)
-    return any(tail.count(stop) > before.count(stop) for stop in problem.stop)
 
 
 @dataclass(frozen=True)

@@ -56,8 +56,22 @@ class Generation(Problem[Tokens]):
         """Slots that all prompts and answers together fill, without drafts."""
         return sum(map(len, self.prompts)) + len(self.prompts) * self.max_new_tokens
 
+    def sampling_of(self, request: int) -> Sampling:
+        """How the tokens of one prompt are taken; the same for all, unless a subclass says otherwise."""
+        return self.sampling
+
     def dice(self, request: int) -> Dice:
         return Dice(self.seed, request)
+
+    def ended(self, tokens: Sequence[int], prompt: int) -> bool:
+        """Whether the text (whose first `prompt` tokens were given) ends with its last token."""
+        if tokens[-1] in self.eos:
+            return True
+        if not self.stop:
+            return False
+        recent = list(tokens[max(prompt, len(tokens) - 1 - max(map(len, self.stop))) :])
+        now, before = (self.tokenizer.decode(ids, skip_special_tokens=False) for ids in (recent, recent[:-1]))
+        return any(now.count(stop) > before.count(stop) for stop in self.stop)
 
     def distance(self, value: Tokens, reference: Tokens) -> float:
         """Share of the reference's tokens from the first difference on."""
@@ -119,7 +133,7 @@ def near_ties(problem: Generation, value: Tokens, reference: Tokens) -> list[boo
             continue
         before = [*problem.prompts[i], *b[:at]]
         logits = last_logits(problem.model, before)
-        scores = problem.sampling.scores(logits, before)
+        scores = problem.sampling_of(i).scores(logits, before)
         if problem.sampling.temperature > 0:
             scores = problem.dice(i).perturbed(scores, len(before))
         top = scores.topk(2).values

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from abreast.zoo.fixtures import LawLM, TableLM, tokens_per_call
     from abreast.zoo.held_out import code_prompts
     from abreast.zoo.manifest import SOURCES, Source, fetch
-    from abreast.zoo.models import check, load, resolve
+    from abreast.zoo.models import check, load, resolve, weights
     from abreast.zoo.prompts import Prompt, chat_ids, evaluation, few, training_prompts
     from abreast.zoo.typos import Typos
 
@@ -22,7 +22,7 @@ _HOMES = {
     "fixtures": ("LawLM", "TableLM", "tokens_per_call"),
     "held_out": ("code_prompts",),
     "manifest": ("SOURCES", "Source", "fetch"),
-    "models": ("check", "load", "resolve"),
+    "models": ("check", "load", "resolve", "weights"),
     "prompts": ("Prompt", "chat_ids", "evaluation", "few", "training_prompts"),
     "typos": ("Typos",),
 }
@@ -45,6 +45,7 @@ __all__ = [
     "resolve",
     "tokens_per_call",
     "training_prompts",
+    "weights",
 ]
 
 

@@ -73,6 +73,11 @@ def load(name: str | os.PathLike[str], dtype: str | torch.dtype | None = None, d
         return model.to(place).eval(), tokenizer
 
 
+def weights(name: str) -> Path:
+    """The folder in which the package carries a small model or trained heads; it need not exist."""
+    return _WEIGHTS / name
+
+
 def check() -> dict[str, str]:
     """The state of every zoo model, in words: opens all files, reads SmolLM2's weights through, fetches nothing."""
     states = {}

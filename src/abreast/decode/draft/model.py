@@ -53,7 +53,7 @@ class ModelDrafter(Drafter):
         ]  # fmt: skip
 
     def _draw(self, stream: Stream, logits: torch.Tensor, tokens: list[int]) -> tuple[int, torch.Tensor | None]:
-        sampling = self.problem.sampling
+        sampling = self.problem.sampling_of(stream.number)
         if self.shared:
             return stream.dice.token(sampling.scores(logits, tokens), len(tokens), sampling.temperature == 0), None
         law = sampling.probabilities(logits, tokens)

@@ -68,7 +68,7 @@ class JacobiWindow(Drafter):
         accepted, guess = len(seen.verdict.path), self.window[stream.number]
         self.lane.ledger.note(self.lane.last, guess=guess, at=len(stream.tokens) - accepted - 1)
         before = stream.tokens[: len(stream.tokens) - 1 - accepted]
-        sampling = self.problem.sampling
+        sampling = self.problem.sampling_of(stream.number)
         rows = range(accepted + 1, len(guess) + 1)
         if sampling.plain:
             tokens = seen.out.logits[accepted + 1 : len(guess) + 1].argmax(-1).tolist()

@@ -32,7 +32,8 @@ def train_tokenizer(folder: Path) -> Any:
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
-def _encode(tokenizer: Any, texts: list[str]) -> torch.Tensor:
+def encode(tokenizer: Any, texts: list[str]) -> torch.Tensor:
+    """One stream of ids, files ended by 0: int16 [N]."""
     rows = tokenizer.backend_tokenizer.encode_batch(texts)
     return torch.cat([torch.tensor([*row.ids, 0], dtype=torch.int16) for row in rows])
 
@@ -51,7 +52,7 @@ def _next_token_loss(model: torch.nn.Module, tokens_BT: torch.Tensor) -> torch.T
 
 def held_out_loss(model: torch.nn.Module, tokenizer: Any) -> float:
     """Mean nats a token over the held-out modules, in windows of 512."""
-    stream = _encode(tokenizer, list(held_out_modules().values()))
+    stream = encode(tokenizer, list(held_out_modules().values()))
     windows = stream[: (len(stream) - 1) // LENGTH * LENGTH + 1].unfold(0, LENGTH + 1, LENGTH).long()
     with torch.no_grad():
         losses = [_next_token_loss(model, part).item() * len(part) for part in windows.split(8)]
@@ -74,7 +75,7 @@ def train_code(folder: Path, steps: int = 2500, seed: int = 1) -> None:
     """About 5.5 M parameters, 6 layers of width 256; writes weights in bfloat16 and the tokenizer to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(folder)
-    stream = _encode(tokenizer, training_files())
+    stream = encode(tokenizer, training_files())
     model = _llama(6, seed)
     fit(
         model,
@@ -92,7 +93,7 @@ def train_draft(folder: Path, target_folder: Path, steps: int = 1200, seed: int 
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(target_folder)
     tokenizer.save_pretrained(folder)
-    stream = _encode(tokenizer, training_files())
+    stream = encode(tokenizer, training_files())
     target = AutoModelForCausalLM.from_pretrained(target_folder, dtype=torch.float32).eval()
     draft = _llama(1, seed)
     draft.model.embed_tokens.weight.data.copy_(target.model.embed_tokens.weight)
