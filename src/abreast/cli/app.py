@@ -63,11 +63,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables
 @app.command()
 def demo(
     out: Out = Path("out"),
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens for each prompt.")] = 96,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="For each prompt; 96 if time allows.")] = None,
     threads: Threads = None,
     json: Json = False,
 ) -> None:
-    """Every method on real prompts, beside one token at a time: two tables and a page."""
+    """Every method, on real prompts: tables and a page."""
     from abreast.cli.demo import run_demo
 
     run_demo(out, max_new_tokens, threads, json)
@@ -94,7 +94,7 @@ def compare_decode(
     json: Json = False,
     out: Out = Path("out"),
 ) -> None:
-    """Continue prompts with several methods; held against one token at a time."""
+    """Continue prompts, beside one token at a time."""
     from abreast.cli.compare import Asked, run_compare
 
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "repetition_penalty": repetition_penalty}
@@ -111,7 +111,7 @@ def try_(
     record: Annotated[bool, typer.Option("--record", help="Write the result into a checkout's catalog.")] = False,
     threads: Threads = None,
 ) -> None:
-    """Run one paper's claim; exit code 0 if it holds, 1 if it falls short."""
+    """Run one paper's claim: 0 if it holds, 1 if short."""
     from abreast.cli.claims import run_claim
 
     raise typer.Exit(run_claim(slug, json, record, threads))
@@ -137,7 +137,7 @@ def report(
     trace: Annotated[Path | None, typer.Option(help="Write a trace for Perfetto or chrome://tracing.")] = None,
     machine: Annotated[str | None, typer.Option(help="Time the trace on this described machine.")] = None,
 ) -> None:
-    """A saved run as a table, one self-contained page, and a trace."""
+    """A saved run as a table, a page and a trace."""
     from abreast.cli.report import show_report
 
     show_report(saved, html, trace, machine)
@@ -154,7 +154,7 @@ def calibrate(
     threads: Threads = None,
     json: Json = False,
 ) -> None:
-    """What a call of a model costs on this machine, by its rows."""
+    """What a call of a model costs here, by its rows."""
     from abreast.cli.calibrate import run_calibrate
 
     run_calibrate(model, dtype, rows, context, repeats, device, threads, json)

@@ -8,12 +8,12 @@
      "problems": [{"name", "kind", "prompt", "prompt_tokens"}],
      "methods": [{"method", "settings", "guarantee", "control_of", "reference"}],
      "rows": [{"method", "problem", "guarantee", "kept", "outcome", "distance", "tokens", "calls", "rows", "span",
-               "work", "seconds", "tokens_per_second", "text", "pieces", "ledger"}]}
+               "work", "seconds", "tokens_per_second", "text", "ids", "pieces", "ledger"}]}
 
 One row is one method on one problem; `problem` is an index, `method` a label. kept: whether the promise was kept, null
 where one run cannot show it. outcome: that in words. calls and rows: of the model, its prompt's call among the calls.
-work and span: in calls of the model. pieces: the text token by token. ledger: as `Ledger.from_json` reads it; printed
-JSON leaves pieces and ledgers out. A file of several comparisons is {"schema": "abreast.demo", "version": 1,
+work and span: in calls of the model. ids and pieces: the text's tokens, and how each is spelled. ledger: as
+`Ledger.from_json` reads it. Printed JSON leaves these three out. A file of several comparisons is {"schema": "abreast.demo", "version": 1,
 "comparisons": [...]}.
 """
 
@@ -37,6 +37,7 @@ ONE, SEVERAL = "abreast.decode", "abreast.demo"
 def comparison(table: Table, facts: dict[str, Any], problems: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """A table as plain values. facts: what the caller knows (title, model, ...); problems: one for each problem."""
     done = len(table.reference.runs)
+    names = _unique([row.label for row in table])
     problem = table.reference.runs[0].problem
     return {
         "schema": ONE,
@@ -47,8 +48,8 @@ def comparison(table: Table, facts: dict[str, Any], problems: Sequence[dict[str,
         "steady": problem.model.steady,
         "interrupted": table.interrupted,
         "problems": list(problems)[:done],
-        "methods": [_method(row, table) for row in table],
-        "rows": [_row(row, i) for row in table for i in range(len(row.runs))],
+        "methods": [_method(name, row, table) for name, row in zip(names, table)],
+        "rows": [_row(name, row, i) for name, row in zip(names, table) for i in range(len(row.runs))],
     }
 
 
@@ -58,10 +59,12 @@ def several(comparisons: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def bare(saved: dict[str, Any]) -> dict[str, Any]:
-    """The same without ledgers and pieces."""
+    """The same without tokens, pieces and ledgers."""
     if saved["schema"] == SEVERAL:
         return {**saved, "comparisons": [bare(one) for one in saved["comparisons"]]}
-    rows = [{key: value for key, value in row.items() if key not in ("ledger", "pieces")} for row in saved["rows"]]
+    rows = [
+        {key: value for key, value in row.items() if key not in ("ids", "pieces", "ledger")} for row in saved["rows"]
+    ]
     return {**saved, "rows": rows}
 
 
@@ -100,9 +103,15 @@ def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     return texts
 
 
-def _method(row: Row, table: Table) -> dict[str, Any]:
+def _unique(labels: list[str]) -> list[str]:
+    """Labels with a number where they say the same of different methods (settings that are no text are left out)."""
+    return [name if labels[:i].count(name) == 0 else f"{name} {labels[:i].count(name) + 1}"
+            for i, name in enumerate(labels)]  # fmt: skip
+
+
+def _method(name: str, row: Row, table: Table) -> dict[str, Any]:
     return {
-        "method": row.label,
+        "method": name,
         "settings": settings(row.method),
         "guarantee": str(row.method.promise(row.runs[0].problem)),
         "control_of": row.control_of,
@@ -110,12 +119,12 @@ def _method(row: Row, table: Table) -> dict[str, Any]:
     }
 
 
-def _row(row: Row, index: int) -> dict[str, Any]:
+def _row(name: str, row: Row, index: int) -> dict[str, Any]:
     run = row.runs[index]
     columns = run.problem.columns(run)
-    ids = run.value[0]
+    ids = list(run.value[0])
     return {
-        "method": row.label,
+        "method": name,
         "problem": index,
         "guarantee": str(run.method.promise(run.problem)),
         "kept": run.kept,
@@ -130,7 +139,7 @@ def _row(row: Row, index: int) -> dict[str, Any]:
         "tokens_per_second": columns["tokens_per_second"],
         "text": run.problem.text(run.value)[0],
         "pieces": pieces(run.problem.tokenizer, ids),
-        "ids": list(ids),
+        "ids": ids,
         "ledger": json.loads(run.ledger.to_json()),
     }
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from abreast.core import MEASURED, AbreastError, Guarantee, Lane, Method, Run
 from abreast.decode.autoregressive import Autoregressive
 from abreast.decode.draft.heads import Heads, HeadsOn
-from abreast.decode.engine import Drafter, Seen, Speculative, Stream
+from abreast.decode.engine import NOTHING, Drafter, Seen, Speculative, Stream
 from abreast.decode.problem import Generation
 from abreast.decode.tree import Draft
 from abreast.decode.verify import Context, Match, Verdict, Verifier
@@ -62,6 +62,8 @@ class BlockDrafter(Drafter):
         self.seen: dict[int, Seen] = {}
 
     def draft(self, stream: Stream) -> Draft:
+        if stream.left < 2:
+            return NOTHING
         best = self.heads.top(self.seen[stream.number].hidden, stream.tokens[-1], 1)
         return Draft.chain(tokens[0] for tokens in best[: stream.left - 1])
 

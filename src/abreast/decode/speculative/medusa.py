@@ -57,9 +57,11 @@ class MedusaDrafter(Drafter):
         self.seen: dict[int, Seen] = {}
 
     def draft(self, stream: Stream) -> Draft:
+        if stream.left < 2:
+            return NOTHING
         best = self.heads.top(self.seen[stream.number].hidden, stream.tokens[-1], self.ranks)
         tokens = tuple(best[len(path) - 1][path[-1]] for path in self.paths)
-        return Draft(tokens, self.parents) if stream.left > 1 else NOTHING
+        return Draft(tokens, self.parents)
 
     def begin(self, stream: Stream, seen: Seen) -> None:
         self.seen[stream.number] = seen

@@ -1,0 +1,67 @@
+"""`abreast report`: what a saved run says, as tables, a page and a trace."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from abreast.cli.tables import print_comparison
+from abreast.core.errors import AbreastError, nearest
+from abreast.core.ledger import Ledger
+from abreast.web import record
+from abreast.web.files import read_json, to_json, write
+from abreast.web.page import page
+from abreast.web.trace import trace
+
+
+def show_report(saved: Path, html: Path | None, to: Path | None, machine: str | None) -> None:
+    """The command. A ledger alone has a table of its kinds and a trace, and no page."""
+    console, stderr = Console(highlight=False), Console(stderr=True, highlight=False)
+    facts = read_json(saved)
+    if isinstance(facts, dict) and "schema" not in facts and "events" in facts:
+        ledgers = {saved.stem: Ledger.from_json(json.dumps(facts))}
+        _print(ledgers[saved.stem], console)
+        if html is not None:
+            raise AbreastError(f"{saved} is a ledger alone: a page is made of what compare or demo wrote.")
+    else:
+        found = record.load(saved)
+        for one in found:
+            print_comparison(one, console)
+        path = write(html or saved.with_suffix(".html"), page(found))
+        stderr.print(f"[dim]wrote {path}[/]")
+        ledgers = _ledgers(found)
+    if to is not None:
+        stderr.print(f"[dim]wrote {write(to, to_json(trace(_on(ledgers, machine))))}[/]")
+
+
+def _ledgers(found: list[dict[str, Any]]) -> dict[str, Ledger]:
+    return {
+        f"{one['title']}: {row['method']}, {one['problems'][row['problem']]['name']}": record.ledger_of(row)
+        for one in found
+        for row in one["rows"]
+    }
+
+
+def _on(ledgers: dict[str, Ledger], machine: str | None) -> dict[str, Ledger]:
+    """The ledgers as they are, or timed on a described machine."""
+    if machine is None:
+        return ledgers
+    from abreast.machine import MACHINES, replay
+
+    if machine not in MACHINES:
+        raise AbreastError(f"no machine is described as {machine!r}: {nearest(machine, MACHINES)}")
+    return {name: replay(ledger, MACHINES[machine]) for name, ledger in ledgers.items()}
+
+
+def _print(ledger: Ledger, console: Console) -> None:
+    table = Table("kind", "events", "rows", "bytes", header_style="dim", box=None)
+    for kind in dict.fromkeys(event.kind for event in ledger.events):
+        volume = sum(event.bytes for event in ledger.events if event.kind == kind)
+        table.add_row(kind, f"{ledger.calls(kind)}", f"{ledger.rows(kind):g}", f"{volume:g}")
+    console.print(table)
+    seconds = f", {ledger.makespan:.4g} s" if ledger.timed else ""
+    console.print(f"[bold]work {ledger.work:g}, span {ledger.span:g}{seconds}[/]")

@@ -1,0 +1,91 @@
+"""A saved comparison summed over its problems, and its last line: what pays here, or that nothing does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+NOISE = 1.03  # two runs of the same thing differ by as much
+
+
+@dataclass(frozen=True)
+class Total:
+    """One method over all problems."""
+
+    method: str
+    guarantee: str
+    control_of: str | None
+    reference: bool
+    kept: str
+    tokens: int
+    calls: int
+    rows: int
+    work: float
+    span: float
+    seconds: float
+    ratio: float
+
+    @property
+    def identical(self) -> bool:
+        """Whether it gave the reference's text, as it promised."""
+        return self.guarantee == "identical" and self.kept != "broken"
+
+
+def totals(saved: dict[str, Any], kind: str | None = None) -> list[Total]:
+    """The table's rows: sums over the problems (of one kind). ratio: of tokens a second, to the reference's."""
+    wanted = {i for i, p in enumerate(saved["problems"]) if kind in (None, p["kind"])}
+    found: list[Total] = []
+    for method in saved["methods"]:
+        rows = [r for r in saved["rows"] if r["method"] == method["method"] and r["problem"] in wanted]
+        sums = {name: sum(r[name] for r in rows) for name in ("tokens", "calls", "rows", "work", "span", "seconds")}
+        speed = sums["tokens"] / sums["seconds"]
+        base = found[0].tokens / found[0].seconds if found else speed
+        found.append(
+            Total(
+                method["method"],
+                method["guarantee"],
+                method["control_of"],
+                method["reference"],
+                _kept([r["outcome"] for r in rows]),
+                ratio=speed / base,
+                **sums,
+            )  # fmt: skip
+        )
+    return found
+
+
+def best(rows: Sequence[Total]) -> Total | None:
+    """The fastest method with the reference's text, if it is faster than the reference beyond noise."""
+    able = [row for row in rows if row.identical and not row.reference]
+    top = max(able, key=lambda row: row.ratio, default=None)
+    return top if top is not None and top.ratio > NOISE else None
+
+
+def verdict(rows: Sequence[Total]) -> str:
+    """The last line."""
+    top = best(rows)
+    if top is None:
+        return "Nothing beats one token at a time here."
+    same = "the same text" if "tie" not in top.kept else "the same text but for near ties"
+    return f"{top.method} writes {same} {top.ratio:.2f} times as fast as one token at a time here."
+
+
+def heading(saved: dict[str, Any]) -> str:
+    """What was run, on what."""
+    machine = saved["machine"]
+    return (
+        f"{saved['title']}; prompts: {len(saved['problems'])}, up to {saved['max_new_tokens']} tokens, "
+        f"{saved['dtype']}; threads: {machine['threads']}, {machine['cpu']}"
+    )
+
+
+def _kept(outcomes: list[str]) -> str:
+    """One word for several problems: the weakest of theirs."""
+    for name in ("broken", "near tie", "another text"):
+        count = outcomes.count(name)
+        if count:
+            return {"broken": "broken", "near tie": f"near tie ({count})"}.get(
+                name, f"{count} of {len(outcomes)} differ"
+            )
+    return outcomes[0] if len(set(outcomes)) == 1 else "identical"
