@@ -21,24 +21,25 @@ samplings = st.one_of(
         repetition_penalty=st.sampled_from([1.0, 1.3]),
     ),
 )
+n, seeds = st.integers, st.integers(0, 3)
+texts = st.lists(st.integers(1, VOCAB - 1), min_size=1, max_size=20).map(tuple)
 methods = {
-    "lookup": st.builds(decode.PromptLookup, draft_tokens=st.integers(1, 9), max_ngram=st.just(3), min_ngram=st.integers(1, 3)),
-    "draft": st.builds(lambda s, n: decode.SpeculativeSampling(llama(s, layers=1), draft_tokens=n), st.integers(0, 2), st.integers(0, 6)),
-    "itself": st.builds(lambda n: decode.SpeculativeSampling(llama(0), draft_tokens=n), st.integers(1, 6)),
-    "blockwise": st.builds(lambda s, k: decode.Blockwise(heads("blockwise", s), k=k), st.integers(0, 3), st.integers(1, 4)),
+    "lookup": st.builds(decode.PromptLookup, draft_tokens=n(1, 9), max_ngram=st.just(3), min_ngram=n(1, 3)),
+    "draft": st.builds(lambda s, n: decode.SpeculativeSampling(llama(s, layers=1), draft_tokens=n), seeds, n(0, 6)),
+    "itself": st.builds(lambda n: decode.SpeculativeSampling(llama(0), draft_tokens=n), n(1, 6)),
+    "blockwise": st.builds(lambda s, k: decode.Blockwise(heads("blockwise", s), k=k), seeds, n(1, 4)),
     "jacobi": st.builds(
-        decode.Jacobi, window=st.integers(0, 9), mode=st.sampled_from(["sliding", "block"]),
+        decode.Jacobi, window=n(0, 9), mode=st.sampled_from(["sliding", "block"]),
         init=st.sampled_from(["pad", "copy", "random"]),
     ),
     "aggressive": st.builds(
-        decode.AggressiveInput, draft_tokens=st.integers(1, 9), max_ngram=st.integers(1, 3),
-        source=st.one_of(st.none(), st.lists(st.integers(1, VOCAB - 1), min_size=1, max_size=20).map(tuple)),
+        decode.AggressiveInput, draft_tokens=n(1, 9), max_ngram=n(1, 3), source=st.one_of(st.none(), texts)
     ),
     "medusa": st.builds(
-        lambda s, n, d: decode.Medusa(heads("medusa", s), nodes=n, depth=d), st.integers(0, 3), st.integers(1, 30), st.integers(0, 3)
+        lambda s, n, d: decode.Medusa(heads("medusa", s), nodes=n, depth=d), seeds, n(1, 30), n(0, 3)
     ),
     "lookahead": st.builds(
-        decode.Lookahead, window=st.integers(0, 6), ngram=st.integers(2, 5), guesses=st.integers(0, 5), from_text=st.booleans()
+        decode.Lookahead, window=n(0, 6), ngram=n(2, 5), guesses=n(0, 5), from_text=st.booleans()
     ),
 }  # fmt: skip
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import os
+import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from abreast.core.errors import AbreastError, nearest
 
@@ -31,28 +35,50 @@ def set_threads(threads: int | None) -> None:
 
 
 def load_model(name: str, dtype: str | None, device: str) -> tuple[Any, Any]:
-    """Model and tokenizer; a name that nearly is one of the zoo's is told so."""
-    from abreast.zoo.models import NAMES, load
+    """Model and tokenizer. A name that nearly is one of the zoo's is told so, and a Hub that cannot be reached is not
+    waited for: what its cache holds is loaded."""
+    from abreast.zoo.models import NAMES, load, resolve
 
+    near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.7)
+    if near and name not in NAMES and "/" not in name and not Path(name).exists():
+        raise AbreastError(f"There is no model {name!r}: {nearest(name, NAMES)}")
+    alone = isinstance(resolve(name), str) and not _hub_answers()
+    if alone:
+        os.environ["HF_HUB_OFFLINE"] = "1"
     quiet()
     try:
         return load(name, dtype, device)
     except AbreastError as error:
-        near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.6)
-        if near and name not in NAMES and not Path(name).exists():
-            raise AbreastError(f"There is no model {name!r}: {nearest(name, NAMES)}") from error
+        if alone and "could not be taken from the Hub" in str(error):
+            raise AbreastError(
+                f"{name} is neither a folder nor one of {', '.join(NAMES)}, the local Hub cache does not hold it, and "
+                "the Hugging Face Hub cannot be reached from here."
+            ) from error
         raise
+
+
+def _hub_answers() -> bool:
+    """Whether the Hub's machine accepts connections; taken for granted behind a proxy."""
+    if getproxies():
+        return True
+    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname or ""
+    try:
+        socket.create_connection((host, 443), timeout=4).close()
+    except OSError:
+        return False
+    return True
 
 
 def quiet() -> None:
     """No bars and warnings of libraries between ours."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
-        from transformers.utils import logging
+        from transformers.utils import logging as library
     except ImportError:
         return
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    library.set_verbosity_error()
+    library.disable_progress_bar()
 
 
 def read_prompts(texts: list[str], file: Path | None, jsonl: Path | None) -> list[Asked]:

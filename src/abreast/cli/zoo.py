@@ -6,7 +6,8 @@ import typer
 
 from abreast.core.errors import AbreastError, nearest
 from abreast.zoo.manifest import SOURCES, fetch
-from abreast.zoo.models import EMBEDDED, NAMES, check as states, resolve
+from abreast.zoo.models import EMBEDDED, NAMES, resolve
+from abreast.zoo.models import check as states
 
 _OURS = {
     "code": "a language model of Python source code, trained by abreast.zoo.train",

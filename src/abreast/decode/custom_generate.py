@@ -89,7 +89,7 @@ def generate_with(
     if generation_config.return_dict_in_generate:
         from transformers.generation import GenerateDecoderOnlyOutput
 
-        return GenerateDecoderOnlyOutput(sequences=sequences)
+        return GenerateDecoderOnlyOutput(sequences=sequences)  # type: ignore[arg-type]
     return sequences
 
 
@@ -100,5 +100,5 @@ class Streamed:
     method: Method
     streamer: Any = field(repr=False)
 
-    def __call__(self, model, input_ids, **generate):  # type: ignore[no-untyped-def]
+    def __call__(self, model: Any, input_ids: torch.Tensor, **generate: Any) -> Any:
         return generate_with(self.method, model, input_ids, streamer=self.streamer, **generate)

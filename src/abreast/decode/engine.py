@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -180,7 +181,8 @@ def _step(
     verify: Verifier,
 ) -> Commit:  # fmt: skip
     start = target.cache.length
-    rows, firsts, want, whole = Rows(start), [], [], True
+    rows, firsts, whole = Rows(start), [], True
+    want: list[int] = []
     single = len(problem.prompts) == 1
     for stream, draft in zip(live, drafts):
         prefix = np.ones(start, bool) if single else target.cache.owned(stream.number).cpu().numpy()
@@ -265,10 +267,10 @@ class Speculative(Method):
     def steps(self, problem: Generation, world: World) -> Generator[Commit, None, Tokens]:
         return serial(problem, world, self.drafter(problem, world.lane()), self.verifier)
 
-    def promise(self, problem: Generation) -> Guarantee:
+    def promise(self, problem: Any) -> Guarantee:
         return self.verifier.guarantee(problem.sampling)
 
-    def __call__(self, model, input_ids, **generate):  # type: ignore[no-untyped-def]
+    def __call__(self, model: Any, input_ids: torch.Tensor, **generate: Any) -> Any:
         """The face of Hugging Face's `generate(custom_generate=...)`."""
         from abreast.decode.custom_generate import generate_with
 

@@ -35,6 +35,7 @@ class _SlotLayer(CacheLayerMixin):
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None and self.values is not None
         self.keys[:, :, self.slots.taken] = key_states
         self.values[:, :, self.slots.taken] = value_states
         extent = self.slots.extent
@@ -92,12 +93,12 @@ class HFRows:
 
     @torch.no_grad()
     def forward(
-        self, cache: _HFSlotCache, tokens: torch.Tensor, positions: torch.Tensor, owners: torch.Tensor,
+        self, cache: SlotCache, tokens: torch.Tensor, positions: torch.Tensor, owners: torch.Tensor,
         see: torch.Tensor, want: slice | torch.Tensor,
     ) -> Out:  # fmt: skip
         m, pad = len(tokens), -len(tokens) % 4
-        start = cache.length
-        view = cache.view
+        assert isinstance(cache, _HFSlotCache)
+        start, view = cache.length, cache.view
         view.taken = cache.append(*(torch.nn.functional.pad(x, (0, pad)) for x in (positions, owners)))
         view.extent = cache.extent
         whole = torch.zeros(m + pad, cache.extent, dtype=torch.bool, device=self.device)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch.nn.functional import linear, pad
@@ -99,7 +100,12 @@ def tune(groups: Sequence[Sequence[Matrix]], repeats: int = 3, sample: int = 8) 
 def _costs(some: Sequence[Matrix], rows: int, forms: Sequence[str], repeats: int, scale: float) -> dict[str, float]:
     weight = some[0].weight
     x = torch.randn(rows, weight.shape[1], dtype=weight.dtype, device=weight.device)
-    return {form: scale * _seconds(lambda form=form: [m.as_form(x, form) for m in some], repeats) for form in forms}
+    return {form: scale * _seconds(partial(_all, some, x, form), repeats) for form in forms}
+
+
+def _all(some: Sequence[Matrix], x: torch.Tensor, form: str) -> None:
+    for matrix in some:
+        matrix.as_form(x, form)
 
 
 def _seconds(call: Callable[[], object], repeats: int) -> float:

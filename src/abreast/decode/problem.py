@@ -65,7 +65,7 @@ class Generation(Problem[Tokens]):
 
     def ended(self, tokens: Sequence[int], prompt: int) -> bool:
         """Whether the text (whose first `prompt` tokens were given) ends with its last token."""
-        if tokens[-1] in self.eos:
+        if tokens[-1] in (self.eos or ()):
             return True
         if not self.stop:
             return False

@@ -61,6 +61,7 @@ def _static(saved: dict[str, Any]) -> dict[str, Any]:
         "interrupted": saved["interrupted"],
         "rows": [(_named(row.method), row) for row in rows],
         "best": best(rows),
+        "most": max(1.0, *(row.ratio for row in rows)),
         "machine": saved["machine"],
         "steady": saved["steady"],
         "sampling": saved["sampling"],

@@ -67,8 +67,15 @@ def verdict(rows: Sequence[Total]) -> str:
     top = best(rows)
     if top is None:
         return "Nothing beats one token at a time here."
-    same = "the same text" if "tie" not in top.kept else "the same text but for near ties"
-    return f"{top.method} writes {same} {top.ratio:.2f} times as fast as one token at a time here."
+    same = "the same text, near ties aside," if "tie" in top.kept else "the same text"
+    return f"{_short(top, rows)} writes {same} {top.ratio:.2f} times as fast as one token at a time here."
+
+
+def _short(row: Total, rows: Sequence[Total]) -> str:
+    """A method's name, with its settings only where another has the same."""
+    name = row.method.partition("(")[0]
+    alone = sum(other.method.partition("(")[0] == name for other in rows) == 1
+    return name if alone else row.method
 
 
 def heading(saved: dict[str, Any]) -> str:

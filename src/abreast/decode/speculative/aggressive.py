@@ -1,4 +1,4 @@
-"""Input-guided aggressive decoding: the output resembles the input, so draft the input (Sun et al., 2021; Ge et al., 2022)."""
+"""Input-guided aggressive decoding: the output resembles the input, so draft the input (Ge et al., 2022)."""
 
 from __future__ import annotations
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+import torch
+
 from abreast.core import MEASURED, AbreastError, Guarantee, Lane, Method, Run
 from abreast.decode.autoregressive import Autoregressive
 from abreast.decode.draft.heads import Heads, HeadsOn
 from abreast.decode.engine import NOTHING, Drafter, Seen, Speculative, Stream
 from abreast.decode.problem import Generation
+from abreast.decode.sampling import Sampling
 from abreast.decode.tree import Draft
 from abreast.decode.verify import Context, Match, Verdict, Verifier
 
@@ -50,7 +53,7 @@ class Blockwise(Speculative):
         """Blocks of the same mean length, accepted blindly."""
         if self.promise(run.problem) == MEASURED:
             steps = max(run.ledger.calls("target"), 1)
-            mean = round(sum(map(len, run.value)) / steps)  # type: ignore[arg-type]
+            mean = round(sum(map(len, run.value)) / steps)
             yield replace(self, min_block=min(max(mean, 1), self.k), verify=Match())
 
 
@@ -80,10 +83,10 @@ class AtLeast:
     block: int
     verify: Verifier
 
-    def guarantee(self, sampling) -> Guarantee:  # type: ignore[no-untyped-def]
+    def guarantee(self, sampling: Sampling) -> Guarantee:
         return MEASURED
 
-    def __call__(self, draft: Draft, rows, context: Context) -> Verdict:  # type: ignore[no-untyped-def]
+    def __call__(self, draft: Draft, rows: torch.Tensor, context: Context) -> Verdict:
         judged = self.verify(draft, rows, context)
         blind = min(self.block - 1, len(draft))
         if len(judged.path) >= blind:

@@ -1,4 +1,4 @@
-"""Lookahead decoding: a window of Jacobi iterations makes n-grams, which are verified in the same call (Fu et al., 2024)."""
+"""Lookahead decoding: Jacobi iterations make n-grams, which are verified in the same call (Fu et al., 2024)."""
 
 from __future__ import annotations
 
@@ -113,10 +113,8 @@ class LookaheadDrafter(Drafter):
     def _shift(self, levels: list[list[int]], new: list[int], current: int) -> list[list[int]]:
         """One place on. While the window fills, every level loses the column that fell behind; once it is full, the
         top level goes, and the one below takes its place."""
-        if len(levels) < self.method.ngram - 1:
-            levels = [level[1:] for level in (*levels, new)]
-        else:
-            levels = [*levels[1:], new]
+        filling = len(levels) < self.method.ngram - 1
+        levels = [level[1:] for level in (*levels, new)] if filling else [*levels[1:], new]
         levels[0][0] = current
         return levels
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from abreast.core import AbreastError, Lane
+from abreast.core import AbreastError, Lane, Method
+from abreast.decode.autoregressive import Autoregressive
 from abreast.decode.draft.lookup import NgramIndex
 from abreast.decode.engine import NOTHING, Drafter, Speculative, Stream
 from abreast.decode.problem import Generation
@@ -32,9 +34,7 @@ class PromptLookup(Speculative):
     def drafter(self, problem: Generation, lane: Lane) -> Drafter:
         return LookupDrafter(self)
 
-    def laws(self):  # type: ignore[no-untyped-def]
-        from abreast.decode.autoregressive import Autoregressive
-
+    def laws(self) -> Iterator[tuple[str, Method, Method]]:
         yield "verified by the reference's own draws, lookup is one token at a time", self, Autoregressive()
 
 

@@ -104,8 +104,8 @@ def train_draft(folder: Path, target_folder: Path, steps: int = 1200, seed: int 
             with torch.no_grad():
                 wanted = target(input_ids=tokens_BT, use_cache=False).logits
             got = draft(input_ids=tokens_BT, use_cache=False).logits
-        pair = (log_softmax(x.float().flatten(0, 1), -1) for x in (got, wanted))
-        return kl_div(*pair, reduction="batchmean", log_target=True)
+        log_q, log_p = (log_softmax(x.float().flatten(0, 1), -1) for x in (got, wanted))
+        return kl_div(log_q, log_p, reduction="batchmean", log_target=True)
 
     fit(draft, loss, steps=steps, rate=3e-3, warmup=100, checkpoint=folder / "checkpoint.safetensors",
         title="draft of the code model", evaluate=lambda: held_out_loss(draft, tokenizer))  # fmt: skip
