@@ -4,6 +4,8 @@
 catalog appear at once.
 """
 
+INTERRUPTED = 130  # what a shell gives for a process that Ctrl-C ended
+
 
 def main() -> None:
     """The entry point of the script `abreast`."""
@@ -12,4 +14,4 @@ def main() -> None:
     app()
 
 
-__all__ = ["main"]
+__all__ = ["INTERRUPTED", "main"]

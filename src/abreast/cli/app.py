@@ -9,9 +9,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from abreast.cli import INTERRUPTED
 from abreast.core.errors import AbreastError
-
-INTERRUPTED = 130  # what a shell gives for a process that Ctrl-C ended
 
 
 class OneSentence(TyperGroup):
@@ -24,15 +23,20 @@ class OneSentence(TyperGroup):
         except AbreastError as error:
             _say(str(error))
             code = 2
-        except (KeyboardInterrupt, typer.Abort):
-            _say("interrupted before anything was finished.")
-            code = INTERRUPTED
         except Exception as error:
             if not hasattr(error, "format_message"):  # what the parser of the command line raises has it
                 raise
             _say(error.format_message())
             code = 2
         sys.exit(code if isinstance(code, int) else 0)
+
+    def invoke(self, ctx: Any) -> Any:
+        """The command itself; the parser would end in silence at Ctrl-C."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _say("interrupted before anything was finished.")
+            raise typer.Exit(INTERRUPTED) from None
 
 
 def _say(sentence: str) -> None:
@@ -57,7 +61,7 @@ Model = Annotated[str, typer.Option("--model", "-m", help="A zoo name, a folder,
 Device = Annotated[str, typer.Option(help="Where the model runs, as torch names it.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of torch; its own choice where not given.")]
 Out = Annotated[Path, typer.Option(help="The folder that results are written to.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON; abreast.web.record says what is in it.")]
 
 
 @app.command()

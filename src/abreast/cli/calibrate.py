@@ -37,7 +37,7 @@ def run_calibrate(
     else:
         _print({kind: found[kind].curves["target"] for kind in kinds}, name, context)
     for path in paths:
-        console.print(f"[dim]wrote {path}[/]")
+        console.print(f"wrote {path}", style="dim", markup=False, soft_wrap=True)
 
 
 def measured(model: Any, sizes: Sequence[int], context: int = 128, repeats: int = 5) -> Calibration:

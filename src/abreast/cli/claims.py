@@ -34,16 +34,16 @@ def run_claim(slug: str, as_json: bool, record: bool, threads: int | None) -> in
 
 def _shown(row: catalog.Paper) -> Result:
     from rich.console import Console
+    from rich.markup import escape
 
     console = Console(highlight=False)
-    console.print(f"[bold]{row.slug}[/]  {row.title}")
+    console.print(f"[bold]{row.slug}[/]  {escape(row.title)}")
     if row.claim:
-        console.print(f"[dim]{row.claim}[/]")
+        console.print(row.claim, style="dim", markup=False)
 
     def show(item: Item) -> None:
-        with_mark = isinstance(item, Check)
-        if with_mark:
-            console.print(f"  {'[green]✓[/]' if item.holds else '[red]✗[/]'} {item}")
+        if isinstance(item, Check):
+            console.print(f"  {'[green]✓[/]' if item.holds else '[red]✗[/]'} {escape(str(item))}")
         else:
             console.print(_drawn(item))
 

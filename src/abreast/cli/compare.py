@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import typer
 from rich.console import Console
 
-from abreast.cli import inputs
+from abreast.cli import INTERRUPTED, inputs
 from abreast.core.compare import Table, compare
 from abreast.core.errors import AbreastError, nearest
 from abreast.core.problem import Method, Problem, Run, label
@@ -104,7 +104,7 @@ class Contest:
         from abreast.machine.calibrate import cpu_name
 
         return {
-            "title": self.title or self.name,
+            "title": self.title or Path(self.name).name,
             "model": self.name,
             "device": str(self.problems[0].model.device),
             "chat": self.chat is not False and bool(getattr(self.tokenizer, "chat_template", None)),
@@ -139,7 +139,7 @@ def choose(names: list[str] | None, model_name: str, model: Any, tokenizer: Any)
 
 
 def show(saved: dict[str, Any], where: Path, as_json: bool, console: Console) -> None:
-    """Write JSON and page to `where`; print the table, or the JSON."""
+    """Write JSON and page to `where`; print the table, or the JSON. Exits as interrupted where the run was."""
     from abreast.cli.tables import print_comparison
     from abreast.web.page import page
 
@@ -152,7 +152,9 @@ def show(saved: dict[str, Any], where: Path, as_json: bool, console: Console) ->
         for one in found:
             print_comparison(one, Console(highlight=False))
     for path in paths:
-        console.print(f"[dim]wrote {path}[/]")
+        console.print(f"wrote {path}", style="dim", markup=False, soft_wrap=True)
+    if any(one["interrupted"] for one in found):
+        raise typer.Exit(INTERRUPTED)
 
 
 def _names(methods: str | None) -> list[str] | None:

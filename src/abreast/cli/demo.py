@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from abreast.cli import inputs
-from abreast.cli.calibrate import faster, measured
+from abreast.cli.calibrate import faster, measure, measured
 from abreast.cli.compare import Contest, choose, show
 from abreast.core.errors import AbreastError
 from abreast.core.problem import Method
@@ -18,6 +18,7 @@ from abreast.web.files import writable
 
 PROMPTS = 4
 TOKENS, FEWEST = 96, 24
+CONTROLS = 2  # runs that the line-up adds by itself, about
 SECONDS = 100.0  # for one model's runs, if every method were as slow as the reference
 ROWS = (1, 2, 4, 8, 16)
 
@@ -33,7 +34,7 @@ def run_demo(out: Path, max_new_tokens: int | None, threads: int | None, as_json
             contest, methods = _contest(name, title, max_new_tokens, console)
         except AbreastError as error:
             missing.append(str(error))
-            console.print(f"[yellow]Without {title}:[/] {error}")
+            console.print(f"Without {title}: {error}", style="yellow", markup=False)
             continue
         try:
             found.append(contest.held(methods, console))
@@ -56,7 +57,7 @@ def _contest(name: str, title: str, tokens: int | None, console: Console) -> tup
         prompts = inputs.default_prompts(name, tokenizer, PROMPTS)
         methods = choose(None, name, model, tokenizer)
         if tokens is None:
-            tokens = _fit(_known(model).curves["target"][0][1] * len(methods) * len(prompts))
+            tokens = _fit(model, (len(methods) + CONTROLS) * len(prompts))
             if tokens < TOKENS:
                 console.print(f"This machine is slow just now: {tokens} tokens a prompt instead of {TOKENS}.")
         return Contest(name, model, tokenizer, prompts, tokens, Sampling(), title=title), methods
@@ -82,6 +83,9 @@ def _known(model: Any) -> Calibration:
     return known
 
 
-def _fit(seconds: float) -> int:
-    """How many tokens a prompt the demo's time allows, where all runs together take `seconds` for one."""
-    return max(FEWEST, min(TOKENS, int(SECONDS / seconds)))
+def _fit(model: Any, runs: int) -> int:
+    """How many tokens each run may have in the demo's time, at the speed that the machine has now."""
+    from abreast.decode.adapt import adapt
+
+    ((_, seconds),) = measure(adapt(model), (1,), repeats=3)
+    return max(FEWEST, min(TOKENS, int(SECONDS / (seconds * runs))))

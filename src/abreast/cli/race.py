@@ -31,9 +31,10 @@ class Bar:
     def __init__(self, contest: Contest, methods: Sequence[Method], console: Console):
         text = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %")
         self.bar = Progress(*text, TimeElapsedColumn(), console=console, transient=True, auto_refresh=False)
-        runs = len({contest.problems[0].reference, *methods}) * len(contest.problems)
+        runs = len({label(method) for method in (contest.problems[0].reference, *methods)}) * len(contest.problems)
         self.share, self.done, self.drawn = contest.max_new_tokens, 0, 0.0
-        self.task = self.bar.add_task(contest.name, total=runs * self.share)
+        self.total = runs * self.share  # without controls, whose number only their runs know
+        self.task = self.bar.add_task(contest.name, total=self.total)
 
     def __enter__(self) -> Bar:
         self.bar.start()
@@ -51,7 +52,7 @@ class Bar:
 
     def run(self, run: Run[Any]) -> None:
         """A run ended, maybe before its last token was due."""
-        self.done += self.share
+        self.done = min(self.done + self.share, self.total)
         self.bar.update(self.task, completed=self.done)
         self._draw()
 

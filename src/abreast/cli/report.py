@@ -32,10 +32,11 @@ def show_report(saved: Path, html: Path | None, to: Path | None, machine: str | 
         for one in found:
             print_comparison(one, console)
         path = write(html or saved.with_suffix(".html"), page(found))
-        stderr.print(f"[dim]wrote {path}[/]")
+        stderr.print(f"wrote {path}", style="dim", markup=False, soft_wrap=True)
         ledgers = _ledgers(found)
     if to is not None:
-        stderr.print(f"[dim]wrote {write(to, to_json(trace(_on(ledgers, machine))))}[/]")
+        path = write(to, to_json(trace(_on(ledgers, machine))))
+        stderr.print(f"wrote {path}", style="dim", markup=False, soft_wrap=True)
 
 
 def _ledgers(found: list[dict[str, Any]]) -> dict[str, Ledger]:

@@ -33,7 +33,10 @@ def drawn(saved: dict[str, Any]) -> dict[str, Any]:
     """What the page's scripts draw of a comparison."""
     ledgers = {i: ledger_of(row) for i, row in enumerate(saved["rows"])}
     return {
-        "methods": [_named(method["method"]) | {"reference": method["reference"]} for method in saved["methods"]],
+        "methods": [
+            _named(method["method"]) | {"reference": method["reference"], "control": bool(method["control_of"])}
+            for method in saved["methods"]
+        ],
         "problems": saved["problems"],
         "clocks": race.clocks(saved),
         "races": race.lanes(saved, ledgers),

@@ -13,8 +13,8 @@
 One row is one method on one problem; `problem` is an index, `method` a label. kept: whether the promise was kept, null
 where one run cannot show it. outcome: that in words. calls and rows: of the model, its prompt's call among the calls.
 work and span: in calls of the model. ids and pieces: the text's tokens, and how each is spelled. ledger: as
-`Ledger.from_json` reads it. Printed JSON leaves these three out. A file of several comparisons is {"schema": "abreast.demo", "version": 1,
-"comparisons": [...]}.
+`Ledger.from_json` reads it. Printed JSON leaves these three out. A file of several comparisons is
+{"schema": "abreast.demo", "version": 1, "comparisons": [...]}.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def comparison(table: Table, facts: dict[str, Any], problems: Sequence[dict[str,
     """A table as plain values. facts: what the caller knows (title, model, ...); problems: one for each problem."""
     done = len(table.reference.runs)
     names = _unique([row.label for row in table])
-    problem = table.reference.runs[0].problem
+    problem: Any = table.reference.runs[0].problem
     return {
         "schema": ONE,
         "version": VERSION,
@@ -121,12 +121,13 @@ def _method(name: str, row: Row, table: Table) -> dict[str, Any]:
 
 def _row(name: str, row: Row, index: int) -> dict[str, Any]:
     run = row.runs[index]
-    columns = run.problem.columns(run)
+    problem: Any = run.problem
+    columns = problem.columns(run)
     ids = list(run.value[0])
     return {
         "method": name,
         "problem": index,
-        "guarantee": str(run.method.promise(run.problem)),
+        "guarantee": str(run.method.promise(problem)),
         "kept": run.kept,
         "outcome": outcome(run),
         "distance": run.distance,
@@ -137,8 +138,8 @@ def _row(name: str, row: Row, index: int) -> dict[str, Any]:
         "work": run.ledger.work,
         "seconds": run.seconds,
         "tokens_per_second": columns["tokens_per_second"],
-        "text": run.problem.text(run.value)[0],
-        "pieces": pieces(run.problem.tokenizer, ids),
+        "text": problem.text(run.value)[0],
+        "pieces": pieces(problem.tokenizer, ids),
         "ids": ids,
         "ledger": json.loads(run.ledger.to_json()),
     }
@@ -146,10 +147,11 @@ def _row(name: str, row: Row, index: int) -> dict[str, Any]:
 
 def outcome(run: Run[Any]) -> str:
     """How the answer stands to the reference's, in a word or two."""
+    problem: Any = run.problem
     if run.against is None:
         return "reference"
     if run.distance == 0:
-        return "bit-identical" if run.kept and run.problem.model.steady and _chains(run.ledger) else "identical"
+        return "bit-identical" if run.kept and problem.model.steady and _chains(run.ledger) else "identical"
     return {True: "near tie", False: "broken", None: "another text"}[run.kept]
 
 

@@ -50,7 +50,7 @@ def totals(saved: dict[str, Any], kind: str | None = None) -> list[Total]:
                 _kept([r["outcome"] for r in rows]),
                 ratio=speed / base,
                 **sums,
-            )  # fmt: skip
+            )
         )
     return found
 
@@ -65,6 +65,8 @@ def best(rows: Sequence[Total]) -> Total | None:
 def verdict(rows: Sequence[Total]) -> str:
     """The last line."""
     top = best(rows)
+    if len(rows) == 1:
+        return "Nothing was run beside one token at a time."
     if top is None:
         return "Nothing beats one token at a time here."
     same = "the same text, near ties aside," if "tie" in top.kept else "the same text"

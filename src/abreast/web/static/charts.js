@@ -40,7 +40,7 @@ function pen(index) {
 
 /** A chart of series {name, pen, points: [x, y, note], dots} with axes from 0, and its numbers as a table. */
 function chart(figure, { series, x, y, xLog = false, format = String, label }) {
-  const width = 420, height = 240, left = 46, right = 10, top = 10, bottom = 36;
+  const width = 420, height = 240, left = 60, right = 10, top = 10, bottom = 36;
   const xs = series.flatMap((s) => s.points.map((p) => p[0]));
   const yTicks = ticksTo(Math.max(...series.flatMap((s) => s.points.map((p) => p[1]))), 4);
   const [low, high] = [Math.min(...xs), Math.max(...xs)];

@@ -126,7 +126,8 @@ class Lane {
     this.name = method.name;
     this.same = method.reference || /identical|near tie/.test(facts.outcome);
     this.state = make("span", { class: "state" });
-    const head = make("div", { class: "lane-head" }, make("b", {}, method.name), make("small", {}, method.fields), this.state);
+    const control = method.control ? [make("span", { class: "control" }, "control")] : [];
+    const head = make("div", { class: "lane-head" }, ...control, make("b", {}, method.name), make("small", {}, method.fields), this.state);
     this.canvas = make("canvas", { role: "img" });
     this.text = make("div", { class: "text", tabindex: 0, "aria-label": `Text of ${method.name}` });
     this.spans = this.spell();
