@@ -98,18 +98,27 @@ def _error(rows: TokenModel, model: Any) -> float:
 
 @torch.no_grad()
 def steady(rows: TokenModel) -> bool:
-    """Whether a row's bits are the same however many rows share the call, on a chain of 40 tokens cut in many ways."""
-    n = min(40, rows.context)
-    ids = torch.randint(rows.vocab, (n,), generator=torch.Generator().manual_seed(1)).to(rows.device)
+    """Whether a row's bits are the same however many rows share the call: chains of 12 tokens, cut in several ways,
+    after prefixes of several lengths."""
+    lengths = [n for n in (0, 100, 400) if n + 12 <= rows.context]
+    ids = torch.randint(rows.vocab, (lengths[-1] + 12,), generator=torch.Generator().manual_seed(1)).to(rows.device)
+    cache = rows.cache(len(ids) + 16)
 
-    def run(*cuts: int) -> torch.Tensor:
-        cache, parts, at = rows.cache(n + 16), [], 0
-        for cut in (*cuts, n - sum(cuts)):
-            part = torch.arange(at, at + cut, device=rows.device)
-            see = torch.arange(at + cut, device=rows.device)[None] <= part[:, None]
-            parts.append(rows.forward(cache, ids[part], part, torch.zeros_like(part), see, slice(None)).logits)
-            at += cut
-        return torch.cat(parts)
+    def call(start: int, stop: int) -> torch.Tensor:
+        part = torch.arange(start, stop, device=rows.device)
+        see = torch.arange(stop, device=rows.device)[None] <= part[:, None]
+        return rows.forward(cache, ids[part], part, torch.zeros_like(part), see, slice(None)).logits
 
-    singly = run(*[1] * (n - 1))
-    return all(bool((run(*cuts) == singly).all()) for cuts in ((2, 3, 5, 7, 11), (1, 16, 1, 4), (9, 1, 1, 13)))
+    def run(n: int, cuts: tuple[int, ...]) -> torch.Tensor:
+        cache.crop(n)
+        stops = [n + sum(cuts[: i + 1]) for i in range(len(cuts))]
+        return torch.cat([call(stop - cut, stop) for cut, stop in zip(cuts, stops)])
+
+    for n in lengths:
+        cache.crop(0)
+        if n:
+            call(0, n)
+        singly = run(n, (1,) * 12)
+        if not all(bool((run(n, cuts) == singly).all()) for cuts in ((12,), (5, 7), (1, 3, 8), (2, 10), (9, 1, 2))):
+            return False
+    return True

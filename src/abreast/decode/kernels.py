@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from torch.nn.functional import linear, pad
+from torch.nn.functional import linear
 
 ROWS = (1, 2, 4, 8, 16, 32)
 MOST = 64  # rows up to which the form is looked up; beyond, the largest measured count decides
@@ -68,44 +68,32 @@ class Matrix:
             self.packed = None
 
 
-def forms_of(weight: torch.Tensor) -> list[str]:
-    return ["linear", "turned", *(["packed"] if packable(weight) else [])]
+def tune(matrices: Sequence[Matrix], repeats: int = 3) -> None:
+    """Fix the form of all of a model's products for every row count, by timing them one after the other in the order
+    of a call, so that weights come from memory and not from a cache.
 
-
-def tune(groups: Sequence[Sequence[Matrix]], repeats: int = 3, sample: int = 8) -> None:
-    """Choose forms for groups of matrices of one shape each.
-
-    A product is timed over several matrices of its group, so that weights come from memory and not from a cache.
-    Packed weights everywhere are preferred where they cost at most 1.3 times the cheapest mixture at every row count:
+    Packed weights everywhere are preferred where they cost at most 1.15 times the cheapest forms at every row count:
     their kernel is the same at all of them, which is what makes a row's bits independent of its companions.
     """
-    costs: list[list[dict[str, float]]] = []  # group, row count, form: seconds
-    for group in groups:
-        some = group[:sample]
-        forms = forms_of(some[0].weight)
-        if "packed" in forms:
-            for matrix in some:
-                matrix.pack()
-        costs.append([_costs(some, rows, forms, repeats, len(group) / len(some)) for rows in ROWS])
-    packed = all("packed" in group[0] for group in costs) and all(
-        sum(group[i]["packed"] for group in costs) <= 1.3 * sum(min(group[i].values()) for group in costs)
-        for i in range(len(ROWS))
-    )
-    for group, measured in zip(groups, costs):
-        chosen = ["packed" if packed else min(at, key=lambda form: at[form]) for at in measured]
-        for matrix in group:
-            matrix.settle(chosen)
+    forms = ["linear", "turned", *(["packed"] if all(packable(m.weight) for m in matrices) else [])]
+    if "packed" in forms:
+        for matrix in matrices:
+            matrix.pack()
+    costs = [{form: _seconds(partial(_all, matrices, rows, form), repeats) for form in forms} for rows in ROWS]
+    best = [min(at, key=lambda form: at[form]) for at in costs]
+    if "packed" in forms and all(at["packed"] <= 1.15 * at[form] for at, form in zip(costs, best)):
+        best = ["packed"] * len(ROWS)
+    for matrix in matrices:
+        matrix.settle(best)
 
 
-def _costs(some: Sequence[Matrix], rows: int, forms: Sequence[str], repeats: int, scale: float) -> dict[str, float]:
-    weight = some[0].weight
-    x = torch.randn(rows, weight.shape[1], dtype=weight.dtype, device=weight.device)
-    return {form: scale * _seconds(partial(_all, some, x, form), repeats) for form in forms}
-
-
-def _all(some: Sequence[Matrix], x: torch.Tensor, form: str) -> None:
-    for matrix in some:
-        matrix.as_form(x, form)
+def _all(matrices: Sequence[Matrix], rows: int, form: str) -> None:
+    inputs: dict[int, torch.Tensor] = {}
+    for matrix in matrices:
+        width = matrix.weight.shape[1]
+        if width not in inputs:
+            inputs[width] = matrix.weight.new_ones(rows, width)
+        matrix.as_form(inputs[width], form)
 
 
 def _seconds(call: Callable[[], object], repeats: int) -> float:
@@ -116,9 +104,3 @@ def _seconds(call: Callable[[], object], repeats: int) -> float:
         call()
         best = min(best, time.perf_counter() - start)
     return best
-
-
-def padded(x: torch.Tensor, multiple: int) -> torch.Tensor:
-    """Rows rounded up to a multiple, with zeros."""
-    extra = -len(x) % multiple
-    return pad(x, (0, 0) * (x.dim() - 1) + (0, extra)) if extra else x

@@ -1,4 +1,4 @@
-"""The own forward of Llama-shaped models (Llama, Mistral, Qwen2, Qwen3, SmolLM): the module's weights, fewer operations.
+"""The own forward of Llama-shaped models (Llama, Mistral, Qwen2, Qwen3, SmolLM): the same weights, fewer operations.
 
 Axes: m rows, H query heads, G key-value heads, D head width, S slots of the extent.
 """
@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.nn.functional import pad, rms_norm, scaled_dot_product_attention, silu
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from abreast.attention import SlotCache
-from abreast.decode.kernels import Matrix, tune
+from abreast.decode.fused import Plain, norm, steps
+from abreast.decode.kernels import MOST, Matrix, tune
 from abreast.decode.model import Out
 
 SHAPED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -38,8 +39,26 @@ class _Layer:
         self.down = Matrix([f.down_proj.weight], [f.down_proj.bias])
         self.norms = layer.input_layernorm.weight.detach(), layer.post_attention_layernorm.weight.detach()
         self.eps = layer.input_layernorm.variance_epsilon
-        norms = getattr(a, "q_norm", None), getattr(a, "k_norm", None)
-        self.qk_norms = tuple(n.weight.detach() for n in norms) if norms[0] is not None else None
+        self.qk_norms: tuple[torch.Tensor, ...] = ()
+        if hasattr(a, "q_norm"):
+            self.qk_norms = a.q_norm.weight.detach(), a.k_norm.weight.detach()
+
+
+class _Slots(SlotCache):
+    """Keys and values [layers, 2, G, S, D]."""
+
+    def __init__(self, capacity: int, rows: LlamaRows):
+        super().__init__(capacity, rows.device)
+        shape = (len(rows.layers), 2, rows.G, self.capacity, rows.D)
+        self.storage.append(torch.zeros(shape, dtype=rows.dtype, device=rows.device))
+        self._views: tuple[int, list[tuple[torch.Tensor, ...]]] = (0, [])
+
+    def layers(self) -> list[tuple[torch.Tensor, ...]]:
+        """Of every layer: all of it, the keys and the values [G, 1, S, D] up to the extent. Made once an extent."""
+        extent = self.extent
+        if self._views[0] != extent:
+            self._views = extent, [(kv, *kv[:, :, None, :extent].unbind(0)) for kv in self.storage[0]]
+        return self._views[1]
 
 
 class LlamaRows:
@@ -61,60 +80,61 @@ class LlamaRows:
         self.parameters = sum(p.numel() for p in model.parameters())
         self.dtype, self.device = self.embedding.dtype, self.embedding.device
         self.steady, self.trees, self.pad = False, True, 1
+        self.steps: dict[int, Plain] = {}  # by row count
         self._rotary(min(self.context, 1024))
 
     @property
-    def groups(self) -> list[list[Matrix]]:
-        """Matrices by shape."""
-        names = ("qkv", "o", "up", "down")
-        return [*([getattr(layer, name) for layer in self.layers] for name in names), [self.head]]
+    def matrices(self) -> list[Matrix]:
+        """In the order of a call."""
+        return [*(m for layer in self.layers for m in (layer.qkv, layer.o, layer.up, layer.down)), self.head]
 
     def tune(self) -> None:
         """Pick the cheapest kernels for this machine, from its own weights."""
         with torch.inference_mode():
-            tune(self.groups)
+            tune(self.matrices)
 
     def _rotary(self, positions: int) -> None:
-        """cos and signed sin [P, 1, D] of the module's own rotary embedding, for positions below P."""
+        """cos and signed sin [P, D] of the module's own rotary embedding, for positions below P."""
         ids = torch.arange(positions, device=self.device)[None]
         with torch.no_grad():
             cos, sin = self.model.model.rotary_emb(self.embedding[:1], ids)
         sign = torch.ones(self.D, dtype=sin.dtype, device=self.device)
         sign[: self.D // 2] = -1
-        self.cos, self.sin = cos[0, :, None], (sin[0] * sign)[:, None]
+        self.cos, self.sin = cos[0].contiguous(), sin[0] * sign
+        self.steps.clear()
 
-    def cache(self, capacity: int) -> SlotCache:
-        cache = SlotCache(capacity + 32, self.device)
-        shape = (len(self.layers), 2, self.G, cache.capacity, self.D)
-        cache.storage.append(torch.zeros(shape, dtype=self.dtype, device=self.device))
-        return cache
+    def cache(self, capacity: int) -> _Slots:
+        return _Slots(capacity + 32, self)
 
     @torch.inference_mode()
     def forward(
         self, cache: SlotCache, tokens: torch.Tensor, positions: torch.Tensor, owners: torch.Tensor,
         see: torch.Tensor, want: slice | torch.Tensor,
     ) -> Out:  # fmt: skip
+        assert isinstance(cache, _Slots)
         m, start = len(tokens), cache.length
         extra = -m % self.pad
         if extra:
             tokens, positions, owners = (pad(x, (0, extra)) for x in (tokens, positions, owners))
-        taken = cache.append(positions, owners)
+        cache.append(positions, owners)
         last = int(positions.max())
         if last >= len(self.cos):
             self._rotary(last + 512)
-        cos, sin = self.cos[positions], self.sin[positions]
+        rows = m + extra
+        step = self.steps.get(rows) or steps(rows, self.G, self.H // self.G, self.D, self.width, self.embedding)
+        if rows <= MOST:
+            self.steps[rows] = step
+        step.begin((self.cos, self.sin), positions)
         bias = self._bias(cache, see, positions, m)
-        storage = cache.storage[0]
-        extent = cache.extent
-        x = self.embedding[tokens]
-        for layer, kv in zip(self.layers, storage):
-            x = self._layer(layer, x, cos, sin, kv, taken, extent, bias)
+        y = self.embedding[tokens]
+        for layer, (kv, k, v) in zip(self.layers, cache.layers()):
+            y = self._layer(step, layer, y, kv, k, v, start, bias)
         cache.crop(start + m)
-        hidden = rms_norm(x[:m][want], (self.width,), self.norm, self.eps)
+        hidden = step.norm(y, self.norm, self.eps)[:m][want].clone()
         return Out(self.unembed(hidden), hidden)
 
     def _bias(self, cache: SlotCache, see: torch.Tensor, positions: torch.Tensor, m: int) -> torch.Tensor:
-        """Additive mask [H/G * rows, S], the group of query heads that share keys folded into the rows."""
+        """Additive mask [R m, S]: the query heads that share keys are rows of one attention."""
         bias = torch.full((len(positions), cache.extent), -torch.inf, dtype=self.dtype, device=self.device)
         bias[:m, : see.shape[1]].masked_fill_(see, 0.0)
         bias[m:, 0] = 0.0
@@ -124,24 +144,21 @@ class LlamaRows:
         return bias.repeat(self.H // self.G, 1)
 
     def _layer(
-        self, layer: _Layer, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, kv: torch.Tensor, taken: slice,
-        extent: int, bias: torch.Tensor,
+        self, step: Plain, layer: _Layer, y: torch.Tensor, kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
+        start: int, bias: torch.Tensor,
     ) -> torch.Tensor:  # fmt: skip
-        m, H, G, D = len(x), self.H, self.G, self.D
-        qkv = layer.qkv(rms_norm(x, (self.width,), layer.norms[0], layer.eps)).view(m, H + 2 * G, D)
-        qk = qkv[:, : H + G]
+        qkv = layer.qkv(step.norm(y, layer.norms[0], layer.eps))
         if layer.qk_norms:
-            qk = torch.cat([rms_norm(part, (D,), weight, layer.eps)
-                            for part, weight in zip((qk[:, :H], qk[:, H:]), layer.qk_norms)], 1)  # fmt: skip
-        half = D // 2
-        qk = torch.addcmul(qk * cos, torch.cat((qk[..., half:], qk[..., :half]), -1), sin)
-        kv[0, :, taken] = qk[:, H:].transpose(0, 1)
-        kv[1, :, taken] = qkv[:, H + G :].transpose(0, 1)
-        q = qk[:, :H].view(m, G, H // G, D).permute(1, 2, 0, 3).reshape(1, G, -1, D)
-        a = scaled_dot_product_attention(q, kv[0, None, :, :extent], kv[1, None, :, :extent], attn_mask=bias)
-        x = x + layer.o(a.view(G, H // G, m, D).permute(2, 0, 1, 3).reshape(m, H * D))
-        gate, up = layer.up(rms_norm(x, (self.width,), layer.norms[1], layer.eps)).chunk(2, -1)
-        return x + layer.down(silu(gate).mul_(up))
+            qkv = self._normed(qkv, layer)
+        a = scaled_dot_product_attention(step.turn(qkv, kv, start)[:, None], k, v, attn_mask=bias)
+        a = a.view(self.G, -1, step.m, self.D).permute(2, 0, 1, 3).reshape(step.m, -1)
+        h = step.norm(layer.o(a), layer.norms[1], layer.eps)
+        return layer.down(step.gate(layer.up(h)))
+
+    def _normed(self, qkv: torch.Tensor, layer: _Layer) -> torch.Tensor:
+        parts = qkv.view(len(qkv), -1, self.D).split((self.H, self.G, self.G), 1)
+        normed = [norm(part, weight, layer.eps) for part, weight in zip(parts, layer.qk_norms)]
+        return torch.cat([*normed, parts[2]], 1)
 
     @torch.inference_mode()
     def unembed(self, hidden: torch.Tensor) -> torch.Tensor:
