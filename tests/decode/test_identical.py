@@ -38,6 +38,12 @@ methods = {
     "medusa": st.builds(
         lambda s, n, d: decode.Medusa(heads("medusa", s), nodes=n, depth=d), seeds, n(1, 30), n(0, 3)
     ),
+    "stacked": st.builds(
+        lambda s, k: decode.Stacked(
+            (decode.Medusa(heads("medusa", s), nodes=k), decode.PromptLookup(min_ngram=1), decode.AggressiveInput())
+        ),
+        seeds, n(1, 20),
+    ),
     "lookahead": st.builds(
         decode.Lookahead, window=n(0, 6), ngram=n(2, 5), guesses=n(0, 5), from_text=st.booleans()
     ),

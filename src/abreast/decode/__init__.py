@@ -25,6 +25,7 @@ _HOMES = {
     "AggressiveInput": "speculative.aggressive",
     "Medusa": "speculative.medusa",
     "Lookahead": "speculative.lookahead",
+    "Stacked": "speculative.stacked",
     "Match": "verify",
     "Rejection": "verify",
     "MultiRejection": "verify",
@@ -35,7 +36,7 @@ _HOMES = {
 }
 METHODS = (
     "Autoregressive", "PromptLookup", "SpeculativeSampling", "Blockwise", "Jacobi", "AggressiveInput",
-    "Medusa", "Lookahead",
+    "Medusa", "Lookahead", "Stacked",
 )  # fmt: skip
 
 __all__ = ["METHODS", *_HOMES]  # noqa: PLE0604

@@ -17,6 +17,7 @@ from abreast.decode.speculative.jacobi import Jacobi
 from abreast.decode.speculative.lookahead import Lookahead
 from abreast.decode.speculative.medusa import Medusa
 from abreast.decode.speculative.prompt_lookup import PromptLookup
+from abreast.decode.speculative.stacked import Stacked
 from abreast.decode.verify import Rejection, Typical
 
 METHOD_NAMES = {
@@ -30,9 +31,13 @@ METHOD_NAMES = {
     "medusa": "Medusa",
     "medusa-typical": "Medusa",
     "lookahead": "Lookahead",
+    "stacked": "Stacked",
 }
-SHIPPED = {"medusa": "medusa", "medusa-typical": "medusa", "blockwise-decoding": "blockwise",
+SHIPPED = {"medusa": "medusa", "stacked": "medusa", "medusa-typical": "medusa", "blockwise-decoding": "blockwise",
            "speculative-sampling": "draft", "speculative-rejection": "draft"}  # fmt: skip
+
+
+WORDS = {"medusa": "Medusa heads", "blockwise": "blockwise heads", "draft": "a draft model"}
 
 
 @cache
@@ -56,7 +61,7 @@ def method(name: str, model_name: str, model: Any) -> Method:
     if name not in METHOD_NAMES:
         raise AbreastError(f"no method is called {name!r}: {nearest(name, METHOD_NAMES)}")
     if name in SHIPPED and not available(name, model_name):
-        raise AbreastError(f"{name} needs a {SHIPPED[name]} for {model_name}, and none is shipped: train one with "
+        raise AbreastError(f"{name} needs {WORDS[SHIPPED[name]]} for {model_name}, which the package does not carry: train one with "
                            f"python -m abreast.zoo.train, or leave {name} out.")  # fmt: skip
     draft: Callable[[], Any] = lambda: shipped_draft(model_name, model.dtype)  # noqa: E731
     heads: Callable[[str], Any] = lambda kind: shipped_heads(model_name, kind)  # noqa: E731
@@ -71,6 +76,7 @@ def method(name: str, model_name: str, model: Any) -> Method:
         "medusa": lambda: Medusa(heads("medusa"), nodes=16),
         "medusa-typical": lambda: Medusa(heads("medusa"), nodes=16, verify=Typical()),
         "lookahead": lambda: Lookahead(window=3, ngram=4, guesses=4),
+        "stacked": lambda: Stacked((Medusa(heads("medusa"), nodes=16), PromptLookup(draft_tokens=15))),
     }
     return made[name]()
 

@@ -87,6 +87,14 @@ class Draft:
     def is_chain(self) -> bool:
         return self.parent == tuple(range(-1, len(self.parent) - 1))
 
+    @property
+    def paths(self) -> list[list[int]]:
+        """The tokens from the root to every node, parents first."""
+        paths: list[list[int]] = []
+        for token, parent in zip(self.tokens, self.parent):
+            paths.append([*(paths[parent] if parent >= 0 else []), token])
+        return paths
+
     @cached_property
     def children(self) -> dict[int, list[int]]:
         """Node to its children, in draft order; -1 is the root."""
