@@ -39,6 +39,12 @@ def norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     return weight * (single * torch.rsqrt(single.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
 
 
+def gate(y: torch.Tensor) -> torch.Tensor:
+    """silu(a) b of y = a, b [m, 2 f]."""
+    a, b = y.chunk(2, -1)
+    return silu(a).mul_(b)
+
+
 class Plain:
     """The steps for m rows in torch: any device, any dtype."""
 
@@ -69,8 +75,7 @@ class Plain:
 
     def gate(self, y: torch.Tensor) -> torch.Tensor:
         """silu(a) b of y = a, b [m, 2 f]."""
-        a, b = y.chunk(2, -1)
-        return silu(a).mul_(b)
+        return gate(y)
 
 
 def steps(m: int, G: int, R: int, D: int, width: int, like: torch.Tensor) -> Plain:

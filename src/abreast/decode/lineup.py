@@ -61,8 +61,10 @@ def method(name: str, model_name: str, model: Any) -> Method:
     if name not in METHOD_NAMES:
         raise AbreastError(f"no method is called {name!r}: {nearest(name, METHOD_NAMES)}")
     if name in SHIPPED and not available(name, model_name):
-        raise AbreastError(f"{name} needs {WORDS[SHIPPED[name]]} for {model_name}, which the package does not carry: train one with "
-                           f"python -m abreast.zoo.train, or leave {name} out.")  # fmt: skip
+        raise AbreastError(
+            f"{name} needs {WORDS[SHIPPED[name]]} for {model_name}, which the package does not carry: train some with "
+            f"python -m abreast.zoo.train, or leave {name} out."
+        )
     draft: Callable[[], Any] = lambda: shipped_draft(model_name, model.dtype)  # noqa: E731
     heads: Callable[[str], Any] = lambda kind: shipped_heads(model_name, kind)  # noqa: E731
     made: dict[str, Callable[[], Method]] = {

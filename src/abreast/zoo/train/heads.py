@@ -9,32 +9,75 @@ from typing import Any
 import torch
 from rich.progress import track
 from safetensors.torch import load_file, save_file
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
 from abreast.decode.draft.heads import Heads
+from abreast.decode.fused import gate, norm
+from abreast.decode.llama import LlamaRows
 from abreast.zoo.train.fit import fit
 
 BATCH = 512  # positions a step
 
 
-@torch.no_grad()
-def own_answers(model: Any, prompts: Sequence[Sequence[int]], new: int, batch: int = 32, seed: int = 0) -> list[Any]:
-    """(prompt, answer) ids: the model continues each prompt by up to `new` tokens, one half greedily, one half sampled
-    at temperature 0.8."""
+def own_answers(
+    model: Any, prompts: Sequence[Sequence[int]], new: int, batch: int = 32, seed: int = 0
+) -> list[tuple[list[int], list[int]]]:
+    """(prompt, answer) ids: the model continues each prompt by up to `new` tokens, every other batch greedily, the
+    rest sampled at temperature 0.8."""
     end = model.generation_config.eos_token_id
+    rows = LlamaRows(model)
+    rows.tune()
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     pairs = []
-    torch.manual_seed(seed)
-    for at in track(range(0, len(order), batch), description="own answers"):
+    generator = torch.Generator().manual_seed(seed)
+    for number, at in enumerate(track(range(0, len(order), batch), description="own answers")):
         group = [list(prompts[i]) for i in order[at : at + batch]]
-        longest = max(map(len, group))
-        ids = torch.tensor([[end] * (longest - len(p)) + p for p in group])
-        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in group])
-        sampled = {"do_sample": True, "temperature": 0.8} if at // batch % 2 else {"do_sample": False}
-        out = model.generate(ids, attention_mask=mask, max_new_tokens=new, pad_token_id=end, **sampled)
-        for prompt, row in zip(group, out[:, longest:].tolist()):
+        for prompt, row in zip(group, _continue(rows, group, new, 0.8 * (number % 2), end, generator)):
             pairs.append((prompt, row[: row.index(end) + 1] if end in row else row))
+        print(f"own answers: {len(pairs)} of {len(order)}", flush=True)
     return pairs
+
+
+@torch.inference_mode()
+def _continue(
+    rows: LlamaRows, group: list[list[int]], new: int, temperature: float, end: int, generator: torch.Generator
+) -> list[list[int]]:
+    """A plain batched decoding loop: row b of the batch has its own slots, kv is [layers, 2, B, G, S, D]."""
+    B, G, D, longest = len(group), rows.G, rows.D, max(map(len, group))
+    kv = torch.zeros(len(rows.layers), 2, B, G, longest + new, D, dtype=rows.dtype)
+    at = torch.tensor([len(prompt) for prompt in group])
+    last = []
+    for b, prompt in enumerate(group):
+        n = len(prompt)
+        cache, ids, places = rows.cache(n), torch.tensor(prompt), torch.arange(n)
+        see = torch.ones(n, n, dtype=torch.bool).tril_()
+        last.append(rows.forward(cache, ids, places, torch.zeros_like(places), see, slice(n - 1, n)).logits[0])
+        kv[:, :, b, :, :n] = cache.storage[0][:, :, :, :n]
+    logits, out = torch.stack(last), []
+    slots, lane = torch.arange(longest + new), torch.arange(B)
+    for _ in range(new):
+        if temperature:
+            token = torch.multinomial((logits.float() / temperature).softmax(-1), 1, generator=generator)[:, 0]
+        else:
+            token = logits.argmax(-1)
+        out.append(token)
+        if bool((torch.stack(out) == end).any(0).all()):
+            break
+        x, extent = rows.embedding[token], int(at.max()) + 1
+        see = torch.where(slots[None, None, None, :extent] <= at[:, None, None, None], 0.0, -torch.inf).to(rows.dtype)
+        cos, sin = rows.cos[at][:, None], rows.sin[at][:, None]
+        for layer, (k, v) in zip(rows.layers, kv):
+            qkv = layer.qkv(norm(x, layer.norms[0], layer.eps)).view(B, -1, D)
+            qk = qkv[:, :-G]
+            qk = qk * cos + torch.cat((qk[..., D // 2 :], qk[..., : D // 2]), -1) * sin
+            k[lane, :, at], v[lane, :, at] = qk[:, -G:], qkv[:, -G:]
+            q = qk[:, :-G].view(B, G, -1, D)
+            a = scaled_dot_product_attention(q, k[:, :, :extent], v[:, :, :extent], attn_mask=see)
+            x = x + layer.o(a.reshape(B, -1))
+            x = x + layer.down(gate(layer.up(norm(x, layer.norms[1], layer.eps))))
+        logits = rows.unembed(norm(x, rows.norm, rows.eps))
+        at = at + 1
+    return torch.stack(out, 1).tolist()
 
 
 @torch.no_grad()
