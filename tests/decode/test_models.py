@@ -109,3 +109,19 @@ def test_fast_and_generic_forward_agree():
         problem = decode.Generation(rows, prompt, max_new_tokens=30, eos=(0,))
         values.append(abreast.run(problem, decode.Lookahead()).value)
     assert values[0] == values[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("form", ["linear", "turned", "packed"])
+def test_every_form_of_a_product_is_the_same_product(form, dtype):
+    from abreast.decode.adapt import _error, tolerance
+    from abreast.decode.kernels import ROWS, packable
+    from abreast.decode.llama import LlamaRows
+
+    model = build("Qwen2", {}, dtype)
+    rows = LlamaRows(model)
+    if form == "packed" and not packable(rows.head.weight):
+        pytest.skip("oneDNN has no blocked weights of this type here")
+    for matrix in rows.matrices:
+        matrix.settle([form] * len(ROWS))
+    assert all(_error(rows, model, spare) <= tolerance(dtype) for spare in (0, 3, 14))

@@ -39,8 +39,8 @@ def _checked(model: Any) -> TokenModel:
     model.eval()
     if fits(model):
         own = LlamaRows(model)
-        if _error(own, model) <= tolerance(own.dtype):
-            own.tune()
+        own.tune()
+        if all(_error(own, model, spare) <= tolerance(own.dtype) for spare in (0, 1, 5, 13, 29)):
             for own.pad in (1, 2, 4):
                 own.steady = steady(own)
                 if own.steady:
@@ -68,25 +68,30 @@ def _checked(model: Any) -> TokenModel:
 
 def tolerance(dtype: torch.dtype) -> float:
     """How far logits may be from the library's, relative to their spread."""
-    return {torch.float64: 1e-5, torch.float32: 2e-3}.get(dtype, 0.2)
+    return {torch.float64: 1e-5, torch.float32: 2e-3}.get(dtype, 0.4)
 
 
 @torch.no_grad()
-def _error(rows: TokenModel, model: Any) -> float:
-    """Largest logit difference between a tree in one call and each node's own plain run, by the logits' spread."""
+def _error(rows: TokenModel, model: Any, spare: int = 0) -> float:
+    """Largest logit difference between a tree in one call and each node's own plain run, by the logits' spread.
+
+    spare: further rows in the call, roots that nobody sees, since kernels differ by the number of rows."""
     window = getattr(model.config.get_text_config(decoder=True), "sliding_window", None) or 0
     n = min(window + 6 if 0 < window <= 64 else 12, rows.context - 4)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(rows.vocab, (n + 3,), generator=generator).to(rows.device)
     prefix, nodes = ids[:n], ids[n:]
-    cache = rows.cache(n + 16)
+    cache = rows.cache(n + 16 + spare)
     at, zero = torch.arange(n, device=rows.device), torch.zeros(n, dtype=torch.long, device=rows.device)
     see = torch.ones(n, n, dtype=torch.bool, device=rows.device).tril_()
     rows.forward(cache, prefix, at, zero, see, slice(n - 1, n))
     # Two siblings, then a child of the first: position n, n, n + 1, with a stranger between the child and its parent.
-    tree = torch.tensor([[1, 0, 0], [0, 1, 0], [1, 0, 1]], dtype=torch.bool, device=rows.device)
-    see = torch.cat([torch.ones(3, n, dtype=torch.bool, device=rows.device), tree], 1)
-    got = rows.forward(cache, nodes, torch.tensor([n, n, n + 1], device=rows.device), zero[:3], see, slice(None)).logits
+    tree = torch.eye(3 + spare, dtype=torch.bool, device=rows.device)
+    tree[2, 0] = True
+    see = torch.cat([torch.ones(3 + spare, n, dtype=torch.bool, device=rows.device), tree], 1)
+    places = torch.tensor([n, n, n + 1, *[n] * spare], device=rows.device)
+    more = nodes[torch.arange(3 + spare) % 3]
+    got = rows.forward(cache, more, places, torch.zeros_like(places), see, slice(0, 3)).logits
     paths = ([0], [1], [0, 2])
     worst, spread = 0.0, 0.0
     for path, row in zip(paths, got):

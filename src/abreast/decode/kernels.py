@@ -53,7 +53,7 @@ class Matrix:
         if form == "packed":
             return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
         if form == "turned":
-            y = torch.mm(self.weight, x.t()).t()
+            y = torch.mm(self.weight, x.t()).t().contiguous()  # the steps between products read rows where they lie
             return y if self.bias is None else y + self.bias
         return linear(x, self.weight, self.bias)
 
