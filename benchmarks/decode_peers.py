@@ -21,10 +21,13 @@ import torch
 
 import abreast
 from abreast import decode, zoo
-from abreast.core import label
-from abreast.decode.lineup import available, lineup, shipped_draft
+from abreast.decode.lineup import available, method, shipped_draft
 from abreast.machine.calibrate import measure_bandwidth
 
+OURS = (
+    "autoregressive", "prompt-lookup", "aggressive-decoding", "jacobi-decoding", "lookahead", "blockwise-decoding",
+    "medusa", "stacked", "speculative-sampling",
+)  # fmt: skip
 Answer = tuple[list[int], float, int]  # new tokens, seconds, target calls
 
 
@@ -53,9 +56,9 @@ def library(model: Any, **options: Any) -> Callable[[decode.Generation], Answer]
     return call
 
 
-def ours(method: abreast.Method) -> Callable[[decode.Generation], Answer]:
+def ours(chosen: abreast.Method) -> Callable[[decode.Generation], Answer]:
     def call(problem: decode.Generation) -> Answer:
-        found = abreast.run(problem, method)
+        found = abreast.run(problem, chosen)
         return found.value[0], found.seconds, found.ledger.calls("target") + found.ledger.calls("prefill")
 
     return call
@@ -65,7 +68,12 @@ def problems(name: str, model: Any, tokenizer: Any, new: int, temperature: float
     """(kind, problem): the evaluation prompts of SmolLM2, or held-out code."""
     sampling = decode.Sampling(temperature=temperature)
     if name == "smollm2":
-        asked = [(p.kind, zoo.chat_ids(tokenizer, p.text)) for p in zoo.evaluation()]
+        chosen = [
+            p
+            for kind in ("code", "edit", "summary", "chat")
+            for p in [q for q in zoo.evaluation() if q.kind == kind][:3]
+        ]
+        asked = [(p.kind, zoo.chat_ids(tokenizer, p.text)) for p in chosen]
     else:
         asked = [("held-out code", ids) for ids in zoo.code_prompts(tokenizer, 12)]
     return [(kind, decode.Generation(model, ids, new, sampling, seed=i, tokenizer=tokenizer))
@@ -78,7 +86,9 @@ def measure(name: str, dtype: str, new: int, repeats: int, temperature: float) -
     runners = {"HF generate": library(model), "HF prompt lookup": library(model, prompt_lookup_num_tokens=8)}
     if available("speculative-sampling", name):
         runners["HF assistant"] = library(model, assistant_model=shipped_draft(name, model.dtype))
-    runners |= {f"ours: {label(method)}": ours(method) for method in lineup(name, decode.adapt(model), tokenizer)}
+    for kind in OURS:
+        if available(kind, name):
+            runners[f"ours: {kind}"] = ours(method(kind, name, decode.adapt(model)))
     seconds: dict[tuple[str, int], list[float]] = {}
     answers: dict[tuple[str, int], Answer] = {}
     for _ in range(repeats):

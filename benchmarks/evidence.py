@@ -53,7 +53,7 @@ def run_peers(quick: bool) -> None:
 
     results = []
     for name, dtype in (("code", "float32"), ("smollm2", "bfloat16"), ("smollm2", "float32")):
-        results.append(measure(name, dtype, new=64 if quick else 128, repeats=1 if quick else 3, temperature=0.0))
+        results.append(measure(name, dtype, new=32 if quick else 64, repeats=1 if quick else 3, temperature=0.0))
         show(results[-1])
         write("peers.json", results)
 
