@@ -4,7 +4,8 @@ Between two products an operation of torch costs more in calls than in numbers, 
 stream by have pushed its code out of the caches. Here a step is one call that reads a product's result where it lies.
 Both ways round where the library rounds, so they differ by the order of a sum.
 
-Axes: m rows, H query heads in G groups of R that share keys, D head width, d model width, P positions, S slots.
+Axes: m rows, H query heads in G groups of R that share keys, A = R m rows of attention rounded up, D head width,
+d model width, P positions, S slots.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.nn.functional import rms_norm, silu
+from torch.nn.functional import pad, rms_norm, silu
 
 numba: Any
 if TYPE_CHECKING:  # its decorators are opaque to the checker
@@ -31,6 +32,24 @@ else:
         numba = None
 
 
+ROUND = 4  # attention has other kernels, with other orders of summation, for a block's last one to three rows
+
+
+def compiled(like: torch.Tensor) -> bool:
+    """Whether there are kernels for tensors like this one."""
+    return bool(numba) and like.device.type == "cpu" and like.dtype in (torch.float32, torch.bfloat16)
+
+
+def raw(t: torch.Tensor) -> Any:
+    """The tensor's memory as numpy's; bfloat16, which numpy lacks, as its bits."""
+    return t.view(torch.uint16).numpy() if t.dtype == torch.bfloat16 else t.numpy()
+
+
+def ready(t: torch.Tensor) -> Any:
+    """A tensor that outlives many calls, as the steps take it."""
+    return raw(t) if compiled(t) else t
+
+
 def norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """RMS norm over the last axis."""
     if x.dtype != torch.float64:
@@ -46,47 +65,46 @@ def gate(y: torch.Tensor) -> torch.Tensor:
 
 
 class Plain:
-    """The steps for m rows in torch: any device, any dtype."""
+    """The steps for m rows in torch: any device, any dtype. Weights, tables and caches come as `ready` makes them."""
 
     def __init__(self, m: int, G: int, R: int, D: int, width: int, like: torch.Tensor):
-        self.m, self.G, self.R, self.D, self.width = m, G, R, D, width
+        self.m, self.G, self.R, self.D = m, G, R, D
+        self.A = -(-R * m // ROUND) * ROUND
         self.x = like.new_zeros(m, width)
 
-    def begin(self, tables: tuple[torch.Tensor, torch.Tensor], positions: torch.Tensor) -> None:
+    def begin(self, tables: Any, positions: torch.Tensor) -> None:
         """Start a call: an empty residual stream, rows at these positions of the rotary tables [P, D]."""
         self.x.zero_()
         self.cos, self.sin = (table[positions][:, None] for table in tables)
 
-    def norm(self, y: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    def norm(self, y: torch.Tensor, weight: Any, eps: float) -> torch.Tensor:
         """Add y to the residual stream; the stream's RMS norm, [m, d]."""
         self.x += y
         return norm(self.x, weight, eps)
 
-    def turn(self, y: torch.Tensor, kv: torch.Tensor, start: int) -> torch.Tensor:
+    def turn(self, y: torch.Tensor, kv: Any, start: int) -> torch.Tensor:
         """Rotate queries and keys of y [m, (H + 2G) D], write keys and values into kv [2, G, S, D] from slot `start`
-        on; the queries, [G, R m, D]."""
+        on; the queries, [G, 1, A, D]."""
         m, G, R, D, half = self.m, self.G, self.R, self.D, self.D // 2
         y = y.view(m, G * R + 2 * G, D)
         qk = y[:, :-G]
         qk = torch.addcmul(qk * self.cos, torch.cat((qk[..., half:], qk[..., :half]), -1), self.sin)
         kv[0, :, start : start + m] = qk[:, -G:].transpose(0, 1)
         kv[1, :, start : start + m] = y[:, -G:].transpose(0, 1)
-        return qk[:, :-G].view(m, G, R, D).permute(1, 2, 0, 3).reshape(G, R * m, D)
+        q = qk[:, :-G].view(m, G, R, D).permute(1, 2, 0, 3).reshape(G, 1, R * m, D)
+        return pad(q, (0, 0, 0, self.A - R * m))
+
+    def unturn(self, a: torch.Tensor) -> torch.Tensor:
+        """What attention made of `turn`'s queries, by row: [m, H D]."""
+        return a[:, 0, : self.R * self.m].unflatten(1, (self.R, self.m)).permute(2, 0, 1, 3).reshape(self.m, -1)
 
     def gate(self, y: torch.Tensor) -> torch.Tensor:
-        """silu(a) b of y = a, b [m, 2 f]."""
         return gate(y)
 
 
 def steps(m: int, G: int, R: int, D: int, width: int, like: torch.Tensor) -> Plain:
     """The steps for m rows of models with weights like this one."""
-    compiled = numba and like.device.type == "cpu" and like.dtype in (torch.float32, torch.bfloat16)
-    return (Compiled if compiled else Plain)(m, G, R, D, width, like)
-
-
-def raw(t: torch.Tensor) -> Any:
-    """The tensor's memory as numpy's; bfloat16, which numpy lacks, as its bits."""
-    return t.view(torch.uint16).numpy() if t.dtype == torch.bfloat16 else t.numpy()
+    return (Compiled if compiled(like) else Plain)(m, G, R, D, width, like)
 
 
 if numba:
@@ -144,18 +162,28 @@ if numba:
             out[k], out[k + half] = narrow(ac + bs, out), narrow(bc + as_, out)
 
     @njit(cache=True, error_model="numpy")
-    def _turn(y, cos, sin, positions, kv, start, q):
-        m, (G, rows, D) = len(positions), q.shape
-        R = rows // m
+    def _turn(y, cos, sin, positions, kv, start, R, q):
+        m, G, D = len(positions), len(q), cos.shape[1]
         H = G * R
         new = carray(_pointer(y), (m, H + 2 * G, D), q.dtype)
         for i in range(m):
             at = positions[i]
             for g in range(G):
                 for r in range(R):
-                    _rotate(new, i, g * R + r, cos, sin, at, q[g, r * m + i])
+                    _rotate(new, i, g * R + r, cos, sin, at, q[g, 0, r * m + i])
                 _rotate(new, i, H + g, cos, sin, at, kv[0, g, start + i])
-                kv[1, g, start + i] = new[i, H + G + g]
+                for k in range(D):
+                    kv[1, g, start + i, k] = new[i, H + G + g, k]
+
+    @njit(cache=True)
+    def _unturn(a, A, rows):
+        m, G, R, D = rows.shape
+        new = carray(_pointer(a), (G, A, D), rows.dtype)
+        for i in range(m):
+            for g in range(G):
+                for r in range(R):
+                    for k in range(D):
+                        rows[i, g, r, k] = new[g, r * m + i, k]
 
     @njit(cache=True, inline="always", error_model="numpy")
     def _exp(v):
@@ -186,33 +214,31 @@ if numba:
 
         def __init__(self, m: int, G: int, R: int, D: int, width: int, like: torch.Tensor):
             super().__init__(m, G, R, D, width, like)
-            self.h, self.q = torch.empty_like(self.x), like.new_empty(G, R * m, D)
-            self.raw_x, self.raw_h, self.raw_q = raw(self.x), raw(self.h), raw(self.q)
-            self.s: torch.Tensor | None = None
-            self.known: dict[int, Any] = {}
+            self.h, self.q = torch.empty_like(self.x), like.new_zeros(G, 1, self.A, D)
+            self.a = like.new_empty(m, G, R, D)
+            self.raw_x, self.raw_h, self.raw_q, self.raw_a = raw(self.x), raw(self.h), raw(self.q), raw(self.a)
+            self.flat, self.s = self.a.view(m, -1), like.new_empty(m, 0)
 
-        def begin(self, tables: tuple[torch.Tensor, torch.Tensor], positions: torch.Tensor) -> None:
-            self.x.zero_()
-            self.tables, self.positions = [self._raw(table) for table in tables], positions.numpy()
+        def begin(self, tables: Any, positions: torch.Tensor) -> None:
+            self.raw_x[:] = 0
+            self.cos, self.sin = tables
+            self.positions = positions.numpy()
 
-        def norm(self, y: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-            _norm(y.data_ptr(), self.raw_x, self._raw(weight), self.raw_h, eps)
+        def norm(self, y: torch.Tensor, weight: Any, eps: float) -> torch.Tensor:
+            _norm(y.data_ptr(), self.raw_x, weight, self.raw_h, eps)
             return self.h
 
-        def turn(self, y: torch.Tensor, kv: torch.Tensor, start: int) -> torch.Tensor:
-            _turn(y.data_ptr(), *self.tables, self.positions, raw(kv), start, self.raw_q)
+        def turn(self, y: torch.Tensor, kv: Any, start: int) -> torch.Tensor:
+            _turn(y.data_ptr(), self.cos, self.sin, self.positions, kv, start, self.R, self.raw_q)
             return self.q
 
+        def unturn(self, a: torch.Tensor) -> torch.Tensor:
+            _unturn(a.data_ptr(), self.A, self.raw_a)
+            return self.flat
+
         def gate(self, y: torch.Tensor) -> torch.Tensor:
-            if self.s is None:
+            if 2 * self.s.shape[1] != y.shape[1]:
                 self.s = y.new_empty(self.m, y.shape[1] // 2)
                 self.raw_s = raw(self.s)
             _gate(y.data_ptr(), self.raw_s)
             return self.s
-
-        def _raw(self, t: torch.Tensor) -> Any:
-            """Weights as numpy's, made once: they outlive these steps."""
-            got = self.known.get(id(t))
-            if got is None:
-                got = self.known[id(t)] = raw(t)
-            return got

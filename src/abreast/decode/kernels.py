@@ -18,6 +18,7 @@ import torch
 from torch.nn.functional import linear
 
 ROWS = (1, 2, 4, 8, 16, 32)
+SAME = 32  # rows up to which oneDNN takes the same kernel; more are cut, as far as bits are to be kept
 MOST = 64  # rows up to which the form is looked up; beyond, the largest measured count decides
 
 
@@ -32,7 +33,7 @@ def packable(weight: torch.Tensor) -> bool:
 
 
 class Matrix:
-    """y = x W.T + b for x [m, in], W [out, in]."""
+    """y = x W.T + b for x [m, in], W [out, in]; y is contiguous."""
 
     def __init__(self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]):
         parts = [w.detach() for w in weights]
@@ -51,6 +52,8 @@ class Matrix:
 
     def as_form(self, x: torch.Tensor, form: str) -> torch.Tensor:
         if form == "packed":
+            if SAME < len(x) <= MOST:
+                return torch.cat([self.as_form(part, form) for part in x.split(SAME)])
             return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
         if form == "turned":
             y = torch.mm(self.weight, x.t()).t().contiguous()  # the steps between products read rows where they lie

@@ -11,10 +11,11 @@ import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from abreast.attention import SlotCache
-from abreast.decode.fused import Plain, norm, steps
+from abreast.decode.fused import Plain, norm, ready, steps
 from abreast.decode.kernels import MOST, Matrix, tune
 from abreast.decode.model import Out
 
+EXTENT = 32  # extents are rounded up to it: bfloat16 attention sums in pairs of blocks of 16 slots at many rows
 SHAPED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 
 
@@ -38,6 +39,7 @@ class _Layer:
         self.up = Matrix([f.gate_proj.weight, f.up_proj.weight], [f.gate_proj.bias, f.up_proj.bias])
         self.down = Matrix([f.down_proj.weight], [f.down_proj.bias])
         self.norms = layer.input_layernorm.weight.detach(), layer.post_attention_layernorm.weight.detach()
+        self.scales = [ready(weight) for weight in self.norms]
         self.eps = layer.input_layernorm.variance_epsilon
         self.qk_norms: tuple[torch.Tensor, ...] = ()
         if hasattr(a, "q_norm"):
@@ -48,16 +50,22 @@ class _Slots(SlotCache):
     """Keys and values [layers, 2, G, S, D]."""
 
     def __init__(self, capacity: int, rows: LlamaRows):
-        super().__init__(capacity, rows.device)
+        super().__init__(-(-capacity // EXTENT) * EXTENT, rows.device)
         shape = (len(rows.layers), 2, rows.G, self.capacity, rows.D)
         self.storage.append(torch.zeros(shape, dtype=rows.dtype, device=rows.device))
-        self._views: tuple[int, list[tuple[torch.Tensor, ...]]] = (0, [])
+        self._ready = [ready(kv) for kv in self.storage[0]]
+        self._views: tuple[int, list[tuple[Any, torch.Tensor, torch.Tensor]]] = (0, [])
 
-    def layers(self) -> list[tuple[torch.Tensor, ...]]:
+    @property
+    def extent(self) -> int:
+        return -(-self.length // EXTENT) * EXTENT
+
+    def layers(self) -> list[tuple[Any, torch.Tensor, torch.Tensor]]:
         """Of every layer: all of it, the keys and the values [G, 1, S, D] up to the extent. Made once an extent."""
         extent = self.extent
         if self._views[0] != extent:
-            self._views = extent, [(kv, *kv[:, :, None, :extent].unbind(0)) for kv in self.storage[0]]
+            keys, values = self.storage[0][:, :, :, None, :extent].unbind(1)
+            self._views = extent, list(zip(self._ready, keys, values))
         return self._views[1]
 
 
@@ -73,6 +81,7 @@ class LlamaRows:
         self.head = Matrix([model.lm_head.weight], [model.lm_head.bias])
         self.embedding = model.model.embed_tokens.weight.detach()
         self.norm = model.model.norm.weight.detach()
+        self.scale = ready(self.norm)
         self.eps = model.model.norm.variance_epsilon
         self.window = c.sliding_window if type(model).__name__ == "MistralForCausalLM" else None
         self.vocab, self.width = self.head.weight.shape
@@ -101,7 +110,7 @@ class LlamaRows:
         sign = torch.ones(self.D, dtype=sin.dtype, device=self.device)
         sign[: self.D // 2] = -1
         self.cos, self.sin = cos[0].contiguous(), sin[0] * sign
-        self.steps.clear()
+        self.tables = ready(self.cos), ready(self.sin)
 
     def cache(self, capacity: int) -> _Slots:
         return _Slots(capacity + 32, self)
@@ -124,13 +133,13 @@ class LlamaRows:
         step = self.steps.get(rows) or steps(rows, self.G, self.H // self.G, self.D, self.width, self.embedding)
         if rows <= MOST:
             self.steps[rows] = step
-        step.begin((self.cos, self.sin), positions)
-        bias = self._bias(cache, see, positions, m)
+        step.begin(self.tables, positions)
+        bias = pad(self._bias(cache, see, positions, m), (0, 0, 0, step.A - step.R * rows))
         y = self.embedding[tokens]
         for layer, (kv, k, v) in zip(self.layers, cache.layers()):
             y = self._layer(step, layer, y, kv, k, v, start, bias)
         cache.crop(start + m)
-        hidden = step.norm(y, self.norm, self.eps)[:m][want].clone()
+        hidden = step.norm(y, self.scale, self.eps)[:m][want].clone()
         return Out(self.unembed(hidden), hidden)
 
     def _bias(self, cache: SlotCache, see: torch.Tensor, positions: torch.Tensor, m: int) -> torch.Tensor:
@@ -144,21 +153,20 @@ class LlamaRows:
         return bias.repeat(self.H // self.G, 1)
 
     def _layer(
-        self, step: Plain, layer: _Layer, y: torch.Tensor, kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
+        self, step: Plain, layer: _Layer, y: torch.Tensor, kv: Any, k: torch.Tensor, v: torch.Tensor,
         start: int, bias: torch.Tensor,
     ) -> torch.Tensor:  # fmt: skip
-        qkv = layer.qkv(step.norm(y, layer.norms[0], layer.eps))
+        qkv = layer.qkv(step.norm(y, layer.scales[0], layer.eps))
         if layer.qk_norms:
             qkv = self._normed(qkv, layer)
-        a = scaled_dot_product_attention(step.turn(qkv, kv, start)[:, None], k, v, attn_mask=bias)
-        a = a.view(self.G, -1, step.m, self.D).permute(2, 0, 1, 3).reshape(step.m, -1)
-        h = step.norm(layer.o(a), layer.norms[1], layer.eps)
+        a = scaled_dot_product_attention(step.turn(qkv, kv, start), k, v, attn_mask=bias)
+        h = step.norm(layer.o(step.unturn(a)), layer.scales[1], layer.eps)
         return layer.down(step.gate(layer.up(h)))
 
     def _normed(self, qkv: torch.Tensor, layer: _Layer) -> torch.Tensor:
         parts = qkv.view(len(qkv), -1, self.D).split((self.H, self.G, self.G), 1)
         normed = [norm(part, weight, layer.eps) for part, weight in zip(parts, layer.qk_norms)]
-        return torch.cat([*normed, parts[2]], 1)
+        return torch.cat([*normed, parts[2]], 1).view(len(qkv), -1)
 
     @torch.inference_mode()
     def unembed(self, hidden: torch.Tensor) -> torch.Tensor:

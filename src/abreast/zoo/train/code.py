@@ -86,7 +86,7 @@ def train_code(folder: Path, steps: int = 2500, seed: int = 1) -> None:
     model.to(torch.bfloat16).save_pretrained(folder)
 
 
-def train_draft(folder: Path, target_folder: Path, steps: int = 1200, seed: int = 2) -> None:
+def train_draft(folder: Path, target_folder: Path, steps: int = 600, seed: int = 2) -> None:
     """One layer, distilled: its next-token distribution is pulled to the target's at every position."""
     from transformers import AutoModelForCausalLM
 
