@@ -71,12 +71,12 @@ class Matrix:
             self.packed = None
 
 
-def tune(matrices: Sequence[Matrix], repeats: int = 3) -> None:
+def tune(matrices: Sequence[Matrix], repeats: int = 3) -> bool:
     """Fix the form of all of a model's products for every row count, by timing them one after the other in the order
     of a call, so that weights come from memory and not from a cache.
 
     Packed weights everywhere are preferred where they cost at most 1.15 times the cheapest forms at every row count:
-    their kernel is the same at all of them, which is what makes a row's bits independent of its companions.
+    their kernel is the same at all of them, which is what makes a row's bits independent of its companions. Returns whether they were.
     """
     forms = ["linear", "turned", *(["packed"] if all(packable(m.weight) for m in matrices) else [])]
     if "packed" in forms:
@@ -84,10 +84,12 @@ def tune(matrices: Sequence[Matrix], repeats: int = 3) -> None:
             matrix.pack()
     costs = [{form: _seconds(partial(_all, matrices, rows, form), repeats) for form in forms} for rows in ROWS]
     best = [min(at, key=lambda form: at[form]) for at in costs]
-    if "packed" in forms and all(at["packed"] <= 1.15 * at[form] for at, form in zip(costs, best)):
+    packed = "packed" in forms and all(at["packed"] <= 1.15 * at[form] for at, form in zip(costs, best))
+    if packed:
         best = ["packed"] * len(ROWS)
     for matrix in matrices:
         matrix.settle(best)
+    return packed
 
 
 def _all(matrices: Sequence[Matrix], rows: int, form: str) -> None:

@@ -15,7 +15,9 @@ from abreast.decode.fused import Plain, norm, ready, steps
 from abreast.decode.kernels import MOST, Matrix, tune
 from abreast.decode.model import Out
 
-EXTENT = 32  # extents are rounded up to it: bfloat16 attention sums in pairs of blocks of 16 slots at many rows
+# Extents are rounded up to a block of slots within which attention's order of summation is fixed: bfloat16 products
+# go by 32; those of float32 split a sum of more than 384 by its length, but attention never has more than 512 in one.
+BLOCK, BLOCK_F32 = 32, 512
 SHAPED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 
 
@@ -50,7 +52,8 @@ class _Slots(SlotCache):
     """Keys and values [layers, 2, G, S, D]."""
 
     def __init__(self, capacity: int, rows: LlamaRows):
-        super().__init__(-(-capacity // EXTENT) * EXTENT, rows.device)
+        self.block = rows.block
+        super().__init__(-(-capacity // self.block) * self.block, rows.device)
         shape = (len(rows.layers), 2, rows.G, self.capacity, rows.D)
         self.storage.append(torch.zeros(shape, dtype=rows.dtype, device=rows.device))
         self._ready = [ready(kv) for kv in self.storage[0]]
@@ -58,7 +61,7 @@ class _Slots(SlotCache):
 
     @property
     def extent(self) -> int:
-        return -(-self.length // EXTENT) * EXTENT
+        return -(-self.length // self.block) * self.block
 
     def layers(self) -> list[tuple[Any, torch.Tensor, torch.Tensor]]:
         """Of every layer: all of it, the keys and the values [G, 1, S, D] up to the extent. Made once an extent."""
@@ -88,7 +91,7 @@ class LlamaRows:
         self.context = c.max_position_embeddings
         self.parameters = sum(p.numel() for p in model.parameters())
         self.dtype, self.device = self.embedding.dtype, self.embedding.device
-        self.steady, self.trees, self.pad = False, True, 1
+        self.steady, self.trees, self.pad, self.block = False, True, 1, BLOCK
         self.steps: dict[int, Plain] = {}  # by row count
         self._rotary(min(self.context, 1024))
 
@@ -100,7 +103,9 @@ class LlamaRows:
     def tune(self) -> None:
         """Pick the cheapest kernels for this machine, from its own weights."""
         with torch.inference_mode():
-            tune(self.matrices)
+            packed = tune(self.matrices)
+        # Longer extents cost time, so only where the products keep a row's bits too.
+        self.block = BLOCK_F32 if packed and self.dtype == torch.float32 else BLOCK
 
     def _rotary(self, positions: int) -> None:
         """cos and signed sin [P, D] of the module's own rotary embedding, for positions below P."""
@@ -134,7 +139,7 @@ class LlamaRows:
         if rows <= MOST:
             self.steps[rows] = step
         step.begin(self.tables, positions)
-        bias = pad(self._bias(cache, see, positions, m), (0, 0, 0, step.A - step.R * rows))
+        bias = self._bias(step, cache, see, positions)
         y = self.embedding[tokens]
         for layer, (kv, k, v) in zip(self.layers, cache.layers()):
             y = self._layer(step, layer, y, kv, k, v, start, bias)
@@ -142,15 +147,18 @@ class LlamaRows:
         hidden = step.norm(y, self.scale, self.eps)[:m][want].clone()
         return Out(self.unembed(hidden), hidden)
 
-    def _bias(self, cache: SlotCache, see: torch.Tensor, positions: torch.Tensor, m: int) -> torch.Tensor:
-        """Additive mask [R m, S]: the query heads that share keys are rows of one attention."""
-        bias = torch.full((len(positions), cache.extent), -torch.inf, dtype=self.dtype, device=self.device)
-        bias[:m, : see.shape[1]].masked_fill_(see, 0.0)
-        bias[m:, 0] = 0.0
+    def _bias(self, step: Plain, cache: SlotCache, see: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Additive mask [A, S]: the query heads that share keys are rows of one attention."""
+        bias = torch.full((step.A, cache.extent), -torch.inf, dtype=self.dtype, device=self.device)
+        heads = bias[: step.R * step.m].view(step.R, step.m, -1)
+        heads[:, : len(see), : see.shape[1]].masked_fill_(see, 0.0)
         if self.window:
             far = cache.positions[None, : cache.extent] <= positions[:, None] - self.window
-            bias.masked_fill_(far, -torch.inf)
-        return bias.repeat(self.H // self.G, 1)
+            heads.masked_fill_(far, -torch.inf)
+        if step.A > step.R * len(see):  # rows that only fill up see anything finite
+            bias[step.R * step.m :, 0] = 0.0
+            heads[:, len(see) :, 0] = 0.0
+        return bias
 
     def _layer(
         self, step: Plain, layer: _Layer, y: torch.Tensor, kv: Any, k: torch.Tensor, v: torch.Tensor,
