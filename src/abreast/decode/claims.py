@@ -30,7 +30,7 @@ from abreast.core import (
 )  # fmt: skip
 from abreast.decode.lineup import shipped_heads
 from abreast.decode.paths import editor, hasher
-from abreast.decode.problem import Generation
+from abreast.decode.problem import Generation, common
 from abreast.decode.sampling import Sampling
 from abreast.decode.speculative.aggressive import AggressiveInput
 from abreast.decode.speculative.blockwise import Blockwise
@@ -145,10 +145,8 @@ def _copying() -> Iterator[Check]:
             found = run(problem, Jacobi(window=len(answer), init=init, source=tuple(source)))  # type: ignore[arg-type]
             starts[init] += calls(found)
             if init == "copy":
-                same = next(
-                    (i for i, (a, b) in enumerate(zip(answer, source)) if a != b), min(len(answer), len(source))
-                )
-                wrong += int(found.ledger.series("accepted")[0] != max(same - 1, 0)) if len(answer) > 1 else 0
+                # The prompt's call wrote the first token, so the window holds the rest.
+                wrong += found.ledger.series("accepted")[0] != common(answer[1:], source[1:])
     yield exactly("mistyped texts whose first window did not accept the common prefix", wrong, 0)
     yield at_most("calls from a copy of the source, by calls from padding", starts["copy"] / starts["pad"], 1.0)
 

@@ -11,8 +11,7 @@ only where they are used.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import torch
 from torch.nn.functional import linear
@@ -71,18 +70,20 @@ class Matrix:
             self.packed = None
 
 
-def tune(matrices: Sequence[Matrix], repeats: int = 3) -> bool:
+def tune(matrices: Sequence[Matrix], repeats: int = 3, seconds: float = 0.1) -> bool:
     """Fix the form of all of a model's products for every row count, by timing them one after the other in the order
-    of a call, so that weights come from memory and not from a cache.
+    of a call, so that weights come from memory and not from a cache. `repeats` and `seconds` are spent on each row
+    count at least.
 
     Packed weights everywhere are preferred where they cost at most 1.15 times the cheapest forms at every row count:
-    their kernel is the same at all of them, which is what makes a row's bits independent of its companions. Returns whether they were.
+    their kernel is the same at all of them, which is what makes a row's bits independent of its companions. Returns
+    whether they were.
     """
     forms = ["linear", "turned", *(["packed"] if all(packable(m.weight) for m in matrices) else [])]
     if "packed" in forms:
         for matrix in matrices:
             matrix.pack()
-    costs = [{form: _seconds(partial(_all, matrices, rows, form), repeats) for form in forms} for rows in ROWS]
+    costs = [_costs(matrices, rows, forms, repeats, seconds) for rows in ROWS]
     best = [min(at, key=lambda form: at[form]) for at in costs]
     packed = "packed" in forms and all(at["packed"] <= 1.15 * at[form] for at, form in zip(costs, best))
     if packed:
@@ -92,20 +93,18 @@ def tune(matrices: Sequence[Matrix], repeats: int = 3) -> bool:
     return packed
 
 
-def _all(matrices: Sequence[Matrix], rows: int, form: str) -> None:
-    inputs: dict[int, torch.Tensor] = {}
-    for matrix in matrices:
-        width = matrix.weight.shape[1]
-        if width not in inputs:
-            inputs[width] = matrix.weight.new_ones(rows, width)
-        matrix.as_form(inputs[width], form)
-
-
-def _seconds(call: Callable[[], object], repeats: int) -> float:
-    call()
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        best = min(best, time.perf_counter() - start)
+def _costs(
+    matrices: Sequence[Matrix], rows: int, forms: Sequence[str], repeats: int, seconds: float
+) -> dict[str, float]:
+    """Seconds of all products in each form, taken in turns, so that a busy moment of the machine meets all of them."""
+    inputs = {m.weight.shape[1]: m.weight.new_ones(rows, m.weight.shape[1]) for m in matrices}
+    best = dict.fromkeys(forms, float("inf"))
+    turns, end = 0, time.perf_counter() + seconds
+    while turns <= repeats or time.perf_counter() < end:
+        for form in forms:
+            start = time.perf_counter()
+            for matrix in matrices:
+                matrix.as_form(inputs[matrix.weight.shape[1]], form)
+            best[form] = min(best[form], time.perf_counter() - start)
+        turns += 1
     return best

@@ -155,9 +155,8 @@ class LlamaRows:
         if self.window:
             far = cache.positions[None, : cache.extent] <= positions[:, None] - self.window
             heads.masked_fill_(far, -torch.inf)
-        if step.A > step.R * len(see):  # rows that only fill up see anything finite
-            bias[step.R * step.m :, 0] = 0.0
-            heads[:, len(see) :, 0] = 0.0
+        bias[step.R * step.m :, 0] = 0.0  # rows that only fill up see anything finite
+        heads[:, len(see) :, 0] = 0.0
         return bias
 
     def _layer(

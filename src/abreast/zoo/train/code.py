@@ -86,7 +86,7 @@ def train_code(folder: Path, steps: int = 2500, seed: int = 1) -> None:
     model.to(torch.bfloat16).save_pretrained(folder)
 
 
-def train_draft(folder: Path, target_folder: Path, steps: int = 600, seed: int = 2) -> None:
+def train_draft(folder: Path, target_folder: Path, steps: int = 300, seed: int = 2) -> None:
     """One layer, distilled: its next-token distribution is pulled to the target's at every position."""
     from transformers import AutoModelForCausalLM
 
@@ -107,6 +107,6 @@ def train_draft(folder: Path, target_folder: Path, steps: int = 600, seed: int =
         log_q, log_p = (log_softmax(x.float().flatten(0, 1), -1) for x in (got, wanted))
         return kl_div(log_q, log_p, reduction="batchmean", log_target=True)
 
-    fit(draft, loss, steps=steps, rate=3e-3, warmup=100, checkpoint=folder / "checkpoint.safetensors",
+    fit(draft, loss, steps=steps, rate=3e-3, warmup=30, checkpoint=folder / "checkpoint.safetensors",
         title="draft of the code model", evaluate=lambda: held_out_loss(draft, tokenizer))  # fmt: skip
     draft.to(torch.bfloat16).save_pretrained(folder)
