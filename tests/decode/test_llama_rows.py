@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from abreast.decode import fused, kernels
-from abreast.decode.adapt import adapt
+from abreast.decode.adapter import adapt
 from abreast.decode.llama import LlamaRows
 from tests.decode.tiny import VOCAB, randomised, shrink
 

@@ -8,7 +8,7 @@ import transformers
 
 import abreast
 from abreast import AbreastError, decode
-from abreast.decode.adapt import adapt
+from abreast.decode.adapter import adapt
 from tests.decode.tiny import randomised, shrink
 
 ATTENTION = {
@@ -114,7 +114,7 @@ def test_fast_and_generic_forward_agree():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("form", ["linear", "turned", "packed"])
 def test_every_form_of_a_product_is_the_same_product(form, dtype):
-    from abreast.decode.adapt import _error, tolerance
+    from abreast.decode.adapter import _error, tolerance
     from abreast.decode.kernels import ROWS, packable
     from abreast.decode.llama import LlamaRows
 

@@ -44,7 +44,7 @@ def measured(model: Any, sizes: Sequence[int], context: int = 128, repeats: int 
     """A model's curve on this machine, and the machine's own rates in its type."""
     import torch
 
-    from abreast.decode.adapt import adapt
+    from abreast.decode.adapter import adapt
 
     rows = adapt(model)
     curve = measure(rows, sizes, context, repeats)

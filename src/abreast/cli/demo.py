@@ -85,7 +85,7 @@ def _known(model: Any) -> Calibration:
 
 def _fit(model: Any, runs: int) -> int:
     """How many tokens each run may have in the demo's time, at the speed that the machine has now."""
-    from abreast.decode.adapt import adapt
+    from abreast.decode.adapter import adapt
 
     ((_, seconds),) = measure(adapt(model), (1,), repeats=3)
     return max(FEWEST, min(TOKENS, int(SECONDS / (seconds * runs))))

@@ -14,7 +14,7 @@ from typing import Any
 _HOMES = {
     "Generation": "problem",
     "Sampling": "sampling",
-    "adapt": "adapt",
+    "adapt": "adapter",
     "load_heads": "draft.heads",
     "Streamed": "custom_generate",
     "Autoregressive": "autoregressive",

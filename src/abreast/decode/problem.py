@@ -36,7 +36,7 @@ class Generation(Problem[Tokens]):
     tokenizer: Any = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        from abreast.decode.adapt import adapt
+        from abreast.decode.adapter import adapt
 
         model = adapt(self.model)
         eos = model_eos(self.model) if self.eos is None else tuple(self.eos)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from abreast.core import AbreastError, Lane, Method
-from abreast.decode.adapt import adapt
+from abreast.decode.adapter import adapt
 from abreast.decode.autoregressive import Autoregressive
 from abreast.decode.draft.model import ModelDrafter
 from abreast.decode.engine import Drafter, Speculative
