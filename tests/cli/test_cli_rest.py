@@ -9,6 +9,7 @@ import pytest
 
 from abreast.cli import inputs
 from abreast.core import AbreastError
+from abreast.decode.lineup import SHIPPED
 from abreast.workers import World
 
 SAVED = "out/compare-decode.json"
@@ -35,6 +36,8 @@ def stand_ins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     prompts = [inputs.Asked("one", "chat", "def f(x):"), inputs.Asked("two", "code", "return")]
     monkeypatch.setattr(inputs, "load_model", load)
     monkeypatch.setattr(inputs, "default_prompts", lambda *args: prompts)
+    # The shipped heads are made for the real models.
+    monkeypatch.setattr("abreast.decode.lineup.available", lambda name, model: name not in SHIPPED)
     return missing
 
 
