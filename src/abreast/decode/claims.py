@@ -145,8 +145,8 @@ def _copying() -> Iterator[Check]:
             found = run(problem, Jacobi(window=len(answer), init=init, source=tuple(source)))  # type: ignore[arg-type]
             starts[init] += calls(found)
             if init == "copy":
-                # The prompt's call wrote the first token, so the window holds the rest.
-                wrong += found.ledger.series("accepted")[0] != common(answer[1:], source[1:])
+                # The prompt's call wrote the first token, and the last is always the model's own.
+                wrong += found.ledger.series("accepted")[0] != common(answer[1:-1], source[1:])
     yield exactly("mistyped texts whose first window did not accept the common prefix", wrong, 0)
     yield at_most("calls from a copy of the source, by calls from padding", starts["copy"] / starts["pad"], 1.0)
 
