@@ -152,6 +152,9 @@ class HFRows:
     def unembed(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.head(hidden)
 
+    def output(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head.weight.detach()[tokens]
+
     @torch.no_grad()
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.model.get_input_embeddings()(tokens)

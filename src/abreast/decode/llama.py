@@ -179,6 +179,9 @@ class LlamaRows:
     def unembed(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.head(hidden)
 
+    def output(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head.weight[tokens]
+
     @torch.inference_mode()
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.embedding[tokens]

@@ -46,5 +46,8 @@ class TokenModel(Protocol):
     def unembed(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits [w, V] of hidden states [w, d]: the model's own output matrix."""
 
+    def output(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The output matrix's rows of these tokens, [n, d]: what a guess over fewer tokens is read with."""
+
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """What the first layer is given for these tokens, [m, d]."""

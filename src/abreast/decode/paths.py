@@ -43,6 +43,9 @@ class PathModel:
     def unembed(self, hidden: torch.Tensor) -> torch.Tensor:
         return hidden.expand(-1, self.vocab)
 
+    def output(self, tokens: torch.Tensor) -> torch.Tensor:
+        return tokens[:, None].double()
+
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         return tokens[:, None].double()
 

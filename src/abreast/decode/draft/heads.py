@@ -6,7 +6,7 @@ Axes: K heads, d width, R ranks, V vocabulary.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,26 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from abreast.core import AbreastError, Kind, Lane
+from abreast.decode.kernels import ROWS, Matrix, packable
 from abreast.decode.model import TokenModel
 
 
 class Heads(nn.Module):
     """hidden [..., d], pending token's embedding [..., d] -> hidden of K guesses [..., K, d], for the model's own
     output matrix. `accuracy` [K, R]: how often the token of rank r of head k was right, on text it was not trained on.
+    `vocabulary` [F]: the tokens that the heads choose from, empty for all; reading a few thousand rows of the output
+    matrix instead of all is what makes guessing cheap beside a small model (Zhao et al., "FR-Spec", 2025).
     """
 
     kind = ""
     accuracy: torch.Tensor
+    vocabulary: torch.Tensor
 
     def __init__(self, heads: int, width: int):
         super().__init__()
         self.heads, self.width = heads, width
         self.register_buffer("accuracy", torch.zeros(heads, 10))
+        self.register_buffer("vocabulary", torch.zeros(0, dtype=torch.int32))
 
     def save(self, folder: Path, **about: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +106,9 @@ def load_heads(folder: str | Path) -> Heads:
         settings = json.loads(file.metadata()["settings"])
     names = {"medusa": ("heads", "width", "pending"), "blockwise": ("heads", "width", "inner")}[settings["kind"]]
     heads = KINDS[settings["kind"]](**{name: settings[name] for name in names})
-    heads.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+    tensors = load_file(path)
+    heads.vocabulary = tensors.setdefault("vocabulary", heads.vocabulary)
+    heads.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
     return heads.eval()
 
 
@@ -116,7 +123,15 @@ class HeadsOn:
         self.heads = heads.to(model.device, model.dtype)
         self.model, self.lane = model, lane
         self.most = min(most or heads.heads, heads.heads)
-        size = sum(p.numel() for p in heads.parameters()) / heads.heads + model.vocab * model.width
+        self.tokens: list[int] = heads.vocabulary.tolist()
+        if self.tokens:
+            output = Matrix([model.output(heads.vocabulary.long().to(model.device))], [None])
+            output.settle(["packed" if packable(output.weight) else "linear"] * len(ROWS))
+            self.read: Callable[[torch.Tensor], torch.Tensor] = output
+        else:
+            self.read = model.unembed
+        choices = len(self.tokens) or model.vocab
+        size = sum(p.numel() for p in heads.parameters()) / heads.heads + choices * model.width
         unit = size / model.parameters
         lane.ledger.kinds.setdefault("heads", Kind(unit=unit, flops=2.0 * size, reads=size * model.dtype.itemsize))
 
@@ -125,9 +140,9 @@ class HeadsOn:
         """The `ranks` best tokens of each head, after hidden [d] and the token that follows it."""
         with self.lane.measure("heads", self.most, span=1.0):
             embedding = self.model.embed(torch.tensor([pending], device=self.model.device))[0]
-            logits = self.model.unembed(self.heads(hidden.clone(), embedding)[: self.most])
-            best = logits.topk(ranks).indices if ranks > 1 else logits.argmax(-1, keepdim=True)
-            return best.tolist()
+            logits = self.read(self.heads(hidden.clone(), embedding)[: self.most])
+            best = (logits.topk(ranks).indices if ranks > 1 else logits.argmax(-1, keepdim=True)).tolist()
+            return [[self.tokens[i] for i in row] for row in best] if self.tokens else best
 
 
 def greedy_tree(accuracy: torch.Tensor, nodes: int) -> list[tuple[int, ...]]:

@@ -105,11 +105,12 @@ def usable(data: dict[str, torch.Tensor], ahead: int, held: bool) -> torch.Tenso
 
 def train_heads(
     heads: Heads, model: Any, data: dict[str, torch.Tensor], folder: Path, steps: int, rate: float = 1e-3,
-    frequent: int = 16384, discount: float = 0.8, seed: int = 0,
+    frequent: int = 8192, discount: float = 0.8, seed: int = 0,
 ) -> None:  # fmt: skip
     """Minimise the sum of discount^k cross-entropies of head k; write the heads with their held-out accuracy by rank.
 
-    The softmax runs over the `frequent` commonest tokens of the answers: targets outside are left out.
+    The heads choose from the `frequent` commonest tokens of the answers: targets outside are left out of the loss, and
+    count as missed in the accuracy. Where the model has no more tokens than that, all of them.
     """
     K = heads.heads
     positions = usable(data, K + 1, held=False)
@@ -117,6 +118,7 @@ def train_heads(
     common = counts.topk(min(frequent, len(counts))).indices
     place = torch.full((len(counts),), -100)
     place[common] = torch.arange(len(common))
+    heads.vocabulary = common.to(torch.int32) if len(common) < len(counts) else heads.vocabulary
     output = model.get_output_embeddings().weight.detach()[common].to(torch.bfloat16)
     embedding = model.get_input_embeddings().weight.detach()
     weight = torch.tensor([discount**k for k in range(K)])
@@ -143,11 +145,13 @@ def accuracy(heads: Heads, model: Any, data: dict[str, torch.Tensor], most: int 
     at = usable(data, K + 1, held=True)
     at = at[:: max(len(at) // most, 1)]
     output = model.get_output_embeddings().weight.detach()
+    vocabulary = heads.vocabulary.long() if len(heads.vocabulary) else torch.arange(len(output))
+    output = output[vocabulary]
     embedding = model.get_input_embeddings().weight.detach()
     hits = torch.zeros(K, 10)
     for part in at.split(256):
         guess = heads(data["hidden"][part].float(), embedding[data["tokens"][part + 1]].float())
-        best = (guess.to(output.dtype) @ output.T).topk(10).indices
+        best = vocabulary[(guess.to(output.dtype) @ output.T).topk(10).indices]
         wanted = torch.stack([data["tokens"][part + 2 + k] for k in range(K)], 1)
         hits += (best == wanted[..., None]).float().sum(0)
     return hits / len(at)
