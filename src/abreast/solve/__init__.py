@@ -4,8 +4,8 @@
 cell. Its reference is `Loop`. The engine (`engine.py`) is one loop of sweeps: evaluate the step at all old states of a
 window at once, correct by one affine scan with something that stands for the Jacobian (`linearize.py`), move the window
 past what has settled (`window.py`). A method is a frozen dataclass that names the three; after k sweeps the first k
-states are the loop's own, whatever it names. `SplitRecurrence` is the other kind of problem: an expensive evaluation and
-a cheap advance.
+states are the loop's own, whatever it names. `SplitRecurrence` is the other kind of problem: an expensive evaluation
+and a cheap advance.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ Formula = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 @dataclass(frozen=True)
 class Form:
     """state: axes of one member's state. project: inputs [T, B, I] -> what `step` is given of them, row by row.
-    step: (given [n, B, ...], h [n, B, *state]) -> h. jacobian: the same and its derivative, where there is a formula."""
+    step: (given [n, B, ...], h [n, B, *state]) -> h. jacobian: that and its derivative, where there is a formula."""
 
     state: tuple[int, ...]
     project: Callable[[Tensor], Tensor]

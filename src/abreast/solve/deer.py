@@ -19,7 +19,7 @@ class DEER(Solver):
 
     atol, rtol: the change that is let pass, entry by entry. guess: the first values, zeros. window: states solved for
     at once (T x d^2 numbers of Jacobians are held, so a window also bounds memory). max_sweeps: None for no limit.
-    Source: Lim, Zhu, Selfridge, Kasim, "Parallelizing non-linear sequential models over the sequence length", ICLR 2024.
+    Source: Lim, Zhu, Selfridge, Kasim, "Parallelizing non-linear sequential models over the sequence length", 2024.
     """
 
     linearization: Linearization = Dense()
