@@ -32,11 +32,11 @@ def code_heads(kind: str, out: Path) -> None:
 def smollm2_heads(kind: str, out: Path) -> None:
     """Heads of SmolLM2, on its own answers to prompts of ours; never on those that are evaluated."""
     model, tokenizer = zoo.load("smollm2", "bfloat16")
-    prompts = [zoo.chat_ids(tokenizer, prompt) for prompt in zoo.training_prompts(0, 2400)]
+    prompts = [zoo.chat_ids(tokenizer, prompt) for prompt in zoo.training_prompts(0, 800)]
     data = gather(model, [p for p in prompts if len(p) < 400], 128, out / "smollm2-answers.safetensors")
     torch.manual_seed(0)
     heads = MedusaHeads(4, 576, pending=True) if kind == "medusa" else BlockwiseHeads(3, 576, 128)
-    train_heads(heads, model, data, out / f"smollm2-{kind}", steps=2500)
+    train_heads(heads, model, data, out / f"smollm2-{kind}", steps=1500)
 
 
 RECIPES = {
