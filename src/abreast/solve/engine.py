@@ -27,6 +27,7 @@ class Rule(Protocol):
 
     x0: Tensor
     T: int
+    team: Team | None
     unsure: Tensor | None  # [n] bool: states of the last sweep that cannot have settled, their step not being finite
 
     def sweep(self, b: int, x: Tensor, ages: Tensor) -> Tensor:
@@ -70,7 +71,8 @@ def iterate(
         rule.commit(count)
         change = float((new - x[1:]).abs().max()) if count == len(new) else float("nan")
         begin += count
-        lane.ledger.note(lane.last, prefix=begin, **({} if change != change else {"change": change}))
+        if rule.team is None or rule.team.rank == 0:
+            lane.ledger.note(lane.last, prefix=begin, **({} if change != change else {"change": change}))
         done.append(new[:count])
         rest = new[count:]
         if stop.slides or not len(rest):
