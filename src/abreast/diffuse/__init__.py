@@ -22,6 +22,8 @@ _HOMES = {
     "loop": "sequential",
     "Denoiser": "denoise",
     "StepChain": "recurrence",
+    "Stages": "stages",
+    "sites": "sites",
     "fork": "schedule",
     "step_at": "schedule",
     "scaled": "schedule",
