@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from abreast.zoo.fixtures import LawLM, TableLM, tokens_per_call
     from abreast.zoo.held_out import code_prompts
     from abreast.zoo.manifest import SOURCES, Source, fetch
+    from abreast.zoo.mixture import Mixture
     from abreast.zoo.models import check, load, resolve, weights
     from abreast.zoo.prompts import Prompt, chat_ids, evaluation, few, training_prompts
     from abreast.zoo.typos import Typos
@@ -22,6 +23,7 @@ _HOMES = {
     "fixtures": ("LawLM", "TableLM", "tokens_per_call"),
     "held_out": ("code_prompts",),
     "manifest": ("SOURCES", "Source", "fetch"),
+    "mixture": ("Mixture",),
     "models": ("check", "load", "resolve", "weights"),
     "prompts": ("Prompt", "chat_ids", "evaluation", "few", "training_prompts"),
     "typos": ("Typos",),
@@ -31,6 +33,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "SOURCES",
     "LawLM",
+    "Mixture",
     "Prompt",
     "Source",
     "TableLM",
