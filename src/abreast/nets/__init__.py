@@ -1,6 +1,7 @@
 """Architectures whose parallel shape is the point: ordinary torch modules, to be trained in an ordinary loop.
 
-`LoRA` adapts any of them at a strength for each row. What runs them in parallel stands in the other rooms; a net says what those need.
+`LoRA` adapts any of them at a strength for each row. What runs them in parallel stands in the other rooms; a net says
+what those need.
 """
 
 from __future__ import annotations
