@@ -131,7 +131,7 @@ class InlineSide(Side):
         self.ranks, self.net, self.me = hall.ranks, hall.net, hall.ranks[rank]
         self.calls = 0
 
-    def post(self, head: Head, tensors: Sequence[Tensor]) -> Ticket[Any]:
+    def post(self, head: Head, tensors: Sequence[Tensor], later: bool = False) -> Ticket[Any]:
         hall = self.hall
         hall.baton.give_way(self.me, hall.time(self.lane))
         meeting = hall.meetings.setdefault(self.calls, Meeting(hall))
