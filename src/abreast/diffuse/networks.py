@@ -54,7 +54,7 @@ class Module:
         self.t = t or next((name for name in names if name in ("timestep", "timesteps", "t")), names[1])
         self.plain = "return_dict" in names
         floats = [p.dtype for p in module.parameters() if p.is_floating_point()]
-        self.dtype = getattr(module, "dtype", floats[0] if floats else None)
+        self.dtype = getattr(module, "dtype", floats[0]) if floats else None
 
     def inputs(self, x: Tensor, t: Tensor, cond: Any) -> dict[str, Any]:
         """The keyword arguments of the module's forward."""
