@@ -158,6 +158,7 @@ def test_bad_input_is_one_sentence():
         "steps must be": lambda: Sampling(tiny.curve, ddim, noise, 0),
         "a denoiser is": lambda: Sampling(3, ddim, noise, 4),
         "no option mu": lambda: Sampling(tiny.curve, ddim, noise, 4, options={"mu": 1}),
+        "guidance is Guidance": lambda: Sampling(tiny.curve, ddim, noise, 4, guidance=7.5),
         "same form": lambda: Sampling(tiny.curve, ddim, noise, 4, cond={"a": noise}, guidance=Guidance(2.0)),
         "span is": lambda: FewerSteps(0),
         "spacing is": lambda: FewerSteps(3, spacing="log"),

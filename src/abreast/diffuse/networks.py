@@ -70,8 +70,12 @@ class Module:
         extra = {"return_dict": False} if self.plain else {}
         return {self.x: x.to(self.dtype or x.dtype), self.t: t, **(cond or {}), **extra}
 
+    def finish(self, out: Any) -> Tensor:
+        """The output in what the module's forward returned."""
+        return result(out)
+
     def __call__(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
-        return result(self.module(**self.inputs(x, t, cond)))
+        return self.finish(self.module(**self.inputs(x, t, cond)))
 
 
 def result(out: Any) -> Tensor:

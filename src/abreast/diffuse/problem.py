@@ -223,6 +223,8 @@ def _check(problem: Sampling) -> None:
         if not schedule.accepts(problem.scheduler, option):
             raise AbreastError(f"the step of {type(problem.scheduler).__name__} has no option {option}.")
     guidance = problem.guidance
+    if guidance is not None and not isinstance(guidance, Guidance):
+        raise AbreastError(f"guidance is Guidance(scale, null=condition of the empty prompt), not {guidance!r}.")
     if guidance is not None and sorted(guidance.order) != ["cond", "uncond"]:
         raise AbreastError(f"guidance has the branches cond and uncond, in either order, not {guidance.order}.")
     if guidance is not None and isinstance(guidance.null, Mapping) != isinstance(problem.cond, Mapping):
