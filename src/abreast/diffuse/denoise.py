@@ -88,9 +88,9 @@ class Denoiser:
     @cached_property
     def sites(self) -> list[Site]:
         """The modules that mix positions."""
-        from abreast.diffuse.sites import sites
+        from abreast.diffuse.sites import find_sites
 
-        return sites(self._module())
+        return find_sites(self._module())
 
     def stages(self, n: int) -> Stages:
         """The module cut into n consecutive parts of about equal work, by a trace at the first state (two evaluations,

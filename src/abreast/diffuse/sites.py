@@ -25,7 +25,7 @@ class Site:
     reach: tuple[int, ...] = ()
 
 
-def sites(module: nn.Module) -> list[Site]:
+def find_sites(module: nn.Module) -> list[Site]:
     """Every site of a network, found by type, in the order in which the modules were registered."""
     found = []
     for name, part in module.named_modules():
