@@ -38,6 +38,7 @@ _HOMES = {
     "Hold": "window",
     "Constant": "window",
     "OneStep": "window",
+    "Given": "window",
     "ReuseLast": "split",
     "ReuseOwn": "split",
     "Change": "window",

@@ -41,6 +41,10 @@ class Linearization:
         """Numbers that A holds for each step and batch member."""
         return 0
 
+    def combine(self, problem: Recurrence) -> float:
+        """Floating-point operations of joining two elements of the scan."""
+        return self.family.flops(problem.x0.shape[0], self.shape(problem))
+
     def columns(self, problem: Recurrence) -> float:
         """How many evaluations A costs beside f: 1 for a formula, one for every column else."""
         return 0.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from math import prod
 from typing import Any
 
 import torch
@@ -28,6 +29,10 @@ class Family:
 
     def transpose(self, A: torch.Tensor) -> torch.Tensor:
         return A
+
+    def flops(self, batch: int, state: tuple[int, ...]) -> float:
+        """Floating-point operations of (later o earlier) with what is added."""
+        return float(batch * prod(state))
 
     def flat(self, A: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A and b as the fused pass takes them: [n, L, m, m] and [n, L, m]."""
@@ -96,6 +101,9 @@ class _Diagonal(Family):
     def product(self, later: torch.Tensor, earlier: torch.Tensor) -> torch.Tensor:
         return later * earlier
 
+    def flops(self, batch: int, state: tuple[int, ...]) -> float:
+        return 3.0 * batch * prod(state)
+
     def flat(self, A: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         n = len(b)
         return A.expand_as(b).reshape(n, -1), b.reshape(n, -1)
@@ -114,6 +122,9 @@ class _Dense(Family):
 
     def transpose(self, A: torch.Tensor) -> torch.Tensor:
         return A.transpose(-1, -2)
+
+    def flops(self, batch: int, state: tuple[int, ...]) -> float:
+        return 2.0 * batch * prod(state) * state[-1] * (state[-1] + 1)
 
     def flat(self, A: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         n, d = len(b), b.shape[-1]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from abreast.zoo.manifest import SOURCES, Source, fetch
     from abreast.zoo.models import check, load, resolve, weights
     from abreast.zoo.prompts import Prompt, chat_ids, evaluation, few, training_prompts
+    from abreast.zoo.recurrences import Unrolled, g2p_gru, pronunciations, silero_lstm, spoken
     from abreast.zoo.typos import Typos
 
 _HOMES = {
@@ -24,6 +25,7 @@ _HOMES = {
     "manifest": ("SOURCES", "Source", "fetch"),
     "models": ("check", "load", "resolve", "weights"),
     "prompts": ("Prompt", "chat_ids", "evaluation", "few", "training_prompts"),
+    "recurrences": ("Unrolled", "g2p_gru", "pronunciations", "silero_lstm", "spoken"),
     "typos": ("Typos",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -35,14 +37,19 @@ __all__ = [
     "Source",
     "TableLM",
     "Typos",
+    "Unrolled",
     "chat_ids",
     "check",
     "code_prompts",
     "evaluation",
     "fetch",
     "few",
+    "g2p_gru",
     "load",
+    "pronunciations",
     "resolve",
+    "silero_lstm",
+    "spoken",
     "tokens_per_call",
     "training_prompts",
     "weights",
