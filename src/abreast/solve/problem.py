@@ -6,7 +6,7 @@ Axes: T steps, B batch, n steps evaluated at once, I inputs, H hidden units.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -53,6 +53,10 @@ class Recurrence(Problem[torch.Tensor]):
             )
         with torch.no_grad():
             check_step(self.f, self.x0)
+
+    def head(self, steps: int) -> Recurrence:
+        """The same recurrence's first steps."""
+        return replace(self, steps=min(steps, self.steps))
 
     @property
     def kind(self) -> Kind:
@@ -173,6 +177,9 @@ class CellSequence(Recurrence):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "form", found)
         self.__post_init__()
+
+    def head(self, steps: int) -> CellSequence:
+        return CellSequence(self.cell, self.inputs[:steps], self.h0, self.bounds)
 
     def begin(self) -> Step:
         # Split once: the backward of indexing writes zeros for all other steps, every time.
