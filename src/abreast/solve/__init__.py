@@ -21,8 +21,14 @@ _HOMES = {
     "Newton": "newton",
     "DEER": "deer",
     "QuasiDEER": "deer",
+    "ELK": "elk",
+    "ODE": "ode",
     "Jacobi": "jacobi",
     "Picard": "jacobi",
+    "diagnose": "diagnosis",
+    "lyapunov": "diagnosis",
+    "Diagnosis": "diagnosis",
+    "SerialScaling": "studies",
     "associative_scan": "scan",
     "affine_scan": "scan",
     "Zero": "linearize",
@@ -36,6 +42,7 @@ _HOMES = {
     "Hold": "window",
     "Constant": "window",
     "OneStep": "window",
+    "Given": "window",
     "ReuseLast": "split",
     "ReuseOwn": "split",
     "Change": "window",
@@ -43,7 +50,7 @@ _HOMES = {
     "NoiseScaled": "window",
     "Threshold": "window",
 }
-METHODS = ("Loop", "Newton", "DEER", "QuasiDEER", "Jacobi", "Picard")
+METHODS = ("Loop", "Newton", "DEER", "QuasiDEER", "ELK", "Jacobi", "Picard")
 
 __all__ = ["METHODS", *_HOMES]  # noqa: PLE0604
 
