@@ -23,6 +23,11 @@ _HOMES = {
     "QuasiDEER": "deer",
     "Jacobi": "jacobi",
     "Picard": "jacobi",
+    "TriangularSystem": "triangular",
+    "GaussSeidel": "gauss_seidel",
+    "JacobiGS": "gauss_seidel",
+    "GSJacobi": "gauss_seidel",
+    "Anderson": "anderson",
     "associative_scan": "scan",
     "affine_scan": "scan",
     "Zero": "linearize",
@@ -43,7 +48,9 @@ _HOMES = {
     "NoiseScaled": "window",
     "Threshold": "window",
 }
-METHODS = ("Loop", "Newton", "DEER", "QuasiDEER", "Jacobi", "Picard")
+METHODS = (
+    "Loop", "Newton", "DEER", "QuasiDEER", "Jacobi", "Picard", "GaussSeidel", "JacobiGS", "GSJacobi", "Anderson",
+)  # fmt: skip
 
 __all__ = ["METHODS", *_HOMES]  # noqa: PLE0604
 
