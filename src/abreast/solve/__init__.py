@@ -24,6 +24,11 @@ _HOMES = {
     "Jacobi": "jacobi",
     "Picard": "jacobi",
     "TriangularSystem": "triangular",
+    "AdjointChain": "adjoint",
+    "InverseConvolution": "inverse_conv",
+    "AntiDiagonal": "inverse_conv",
+    "inverse_conv2d": "inverse_conv",
+    "corner_conv2d": "inverse_conv",
     "GaussSeidel": "gauss_seidel",
     "JacobiGS": "gauss_seidel",
     "GSJacobi": "gauss_seidel",
@@ -50,6 +55,7 @@ _HOMES = {
 }
 METHODS = (
     "Loop", "Newton", "DEER", "QuasiDEER", "Jacobi", "Picard", "GaussSeidel", "JacobiGS", "GSJacobi", "Anderson",
+    "AntiDiagonal",
 )  # fmt: skip
 
 __all__ = ["METHODS", *_HOMES]  # noqa: PLE0604
