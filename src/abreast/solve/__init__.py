@@ -33,6 +33,14 @@ _HOMES = {
     "JacobiGS": "gauss_seidel",
     "GSJacobi": "gauss_seidel",
     "Anderson": "anderson",
+    "OptimizerPath": "path",
+    "ScoreDistillation": "distillation",
+    "Descent": "propeller",
+    "Propeller": "propeller",
+    "OptEx": "optex",
+    "Matern": "surrogate",
+    "Held": "surrogate",
+    "Oracle": "surrogate",
     "associative_scan": "scan",
     "affine_scan": "scan",
     "Zero": "linearize",
@@ -55,7 +63,7 @@ _HOMES = {
 }
 METHODS = (
     "Loop", "Newton", "DEER", "QuasiDEER", "Jacobi", "Picard", "GaussSeidel", "JacobiGS", "GSJacobi", "Anderson",
-    "AntiDiagonal",
+    "AntiDiagonal", "Descent", "Propeller", "OptEx",
 )  # fmt: skip
 
 __all__ = ["METHODS", *_HOMES]  # noqa: PLE0604
