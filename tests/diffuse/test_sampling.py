@@ -9,6 +9,7 @@ import abreast
 from abreast import AbreastError, World, diffuse
 from abreast.diffuse import FewerSteps, Guidance, Sampling, Sequential, fewer_steps
 from abreast.diffuse.denoise import Denoiser
+from abreast.diffuse.recurrence import StepChain
 
 from . import tiny
 
@@ -78,10 +79,11 @@ def test_tiles_make_bits_independent_of_the_batch():
 @pytest.mark.parametrize("hold", ["output", "v"])
 def test_recurrence_rolls_to_the_reference(name, hold):
     problem = tiny.problem(name, dtype=torch.float64)
-    chain = problem.recurrence(World().lane(), hold)
-    x, carry = chain.x0, chain.carry
+    chain = StepChain(problem, hold)
+    evaluate = chain.on(World().lane())
+    x, carry = chain.x0, chain.carry0
     for i in range(chain.T):
-        g = chain.evaluate([i], x[None])[0]
+        g = evaluate(torch.tensor([i]), x[None], torch.zeros(1))[0]
         kept = carry
         x, carry = chain.advance(i, x, g, carry)
         again, _ = chain.advance(i, x * 0, g, kept)
@@ -156,6 +158,7 @@ def test_bad_input_is_one_sentence():
         "steps must be": lambda: Sampling(tiny.curve, ddim, noise, 0),
         "a denoiser is": lambda: Sampling(3, ddim, noise, 4),
         "no option mu": lambda: Sampling(tiny.curve, ddim, noise, 4, options={"mu": 1}),
+        "guidance is Guidance": lambda: Sampling(tiny.curve, ddim, noise, 4, guidance=7.5),
         "same form": lambda: Sampling(tiny.curve, ddim, noise, 4, cond={"a": noise}, guidance=Guidance(2.0)),
         "span is": lambda: FewerSteps(0),
         "spacing is": lambda: FewerSteps(3, spacing="log"),

@@ -3,9 +3,9 @@
 `Sampling` is the problem: noise, a denoiser and a diffusers scheduler (`Sampling.from_diffusers` takes any pipeline).
 Its reference is `Sequential`. The engine is one loop over a scheduler that can be forked, stepped at any index and fed
 with keyed noise (`schedule.py`), and a `Denoiser` that predicts at many indices at once and counts what it does
-(`denoise.py`). A method either replaces what predicts (patches, layers, branches, caches), through
-`sequential.loop`, or the loop itself, through `Sampling.recurrence`; to add one, write a frozen dataclass whose
-`controls` are `fewer_steps` at its span.
+(`denoise.py`). A method either replaces what predicts (patches, layers, branches, caches), through `sequential.loop`,
+or the loop itself, through a `StepChain` and the sweeps of `abreast.solve` (steps); to add one, write a frozen
+dataclass whose `controls` are `fewer_steps` at its span.
 """
 
 from __future__ import annotations
@@ -22,6 +22,14 @@ _HOMES = {
     "loop": "sequential",
     "Denoiser": "denoise",
     "StepChain": "recurrence",
+    "Stages": "stages",
+    "Site": "sites",
+    "find_sites": "sites",
+    "Sums": "recurrence",
+    "ParaDiGMS": "steps.paradigms",
+    "ParaStep": "steps.parastep",
+    "PCM": "steps.pcm",
+    "train_pcm": "steps.pcm",
     "fork": "schedule",
     "step_at": "schedule",
     "scaled": "schedule",
@@ -30,7 +38,7 @@ _HOMES = {
     "sigma": "levels",
     "tolerance_scale": "levels",
 }
-METHODS = ("Sequential", "FewerSteps")
+METHODS = ("Sequential", "FewerSteps", "ParaDiGMS", "ParaStep", "PCM")
 
 __all__ = ["METHODS", *_HOMES]  # noqa: PLE0604
 

@@ -7,6 +7,7 @@ branch of it 1/2, in span as in work; n indices in one call are work n and span 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,8 @@ from abreast.diffuse.schedule import Scaler
 
 if TYPE_CHECKING:
     from abreast.diffuse.problem import Sampling
+    from abreast.diffuse.sites import Site
+    from abreast.diffuse.stages import Stages
 
 
 class Denoiser:
@@ -25,7 +28,7 @@ class Denoiser:
 
     def __init__(self, problem: Sampling, lane: Lane, kind: str = "denoise"):
         self.problem, self.lane, self.kind = problem, lane, kind
-        self.network = problem.denoiser
+        self.network: Any = problem.denoiser
         self.scale = Scaler(problem.scheduler)
         guidance = problem.guidance
         self.branches: tuple[str, ...] = ("cond",) if guidance is None else guidance.order
@@ -75,18 +78,27 @@ class Denoiser:
 
     def inputs(self, i: Any, x: Tensor, names: Sequence[str] | None = None, at: Any = None) -> dict[str, Any]:
         """The keyword arguments of the module's forward for one call: for methods that run the module in parts."""
-        if not hasattr(self.network, "inputs"):
-            raise AbreastError("this denoiser is a function: it has no parts. Give the diffusers model itself.")
+        self._module()
         return self.network.inputs(*self.rows(names or self.branches, i, x, at))
 
-    def outputs(self, out: Tensor, x: Tensor, names: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """By branch the outputs, shaped like x, of the rows that `inputs` made."""
-        names = names or self.branches
-        channels = self.problem.noise.shape[1]
-        if out.shape[1] == 2 * channels and not _learned(self.problem.scheduler):
-            out = out[:, :channels]
-        parts = out.reshape(len(names), *x.shape[: x.ndim - self.problem.noise.ndim + 1], *out.shape[1:])
-        return dict(zip(names, parts))
+    def outputs(self, raw: Any, x: Tensor, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """By branch the outputs, shaped like x, in what the module returned for `inputs`."""
+        return self._split(self.network.finish(raw), x, names or self.branches)
+
+    @cached_property
+    def sites(self) -> list[Site]:
+        """The modules that mix positions."""
+        from abreast.diffuse.sites import find_sites
+
+        return find_sites(self._module())
+
+    def stages(self, n: int) -> Stages:
+        """The module cut into n consecutive parts of about equal work, by a trace at the first state (two evaluations,
+        not recorded)."""
+        from abreast.diffuse.stages import Stages
+
+        module = self._module()
+        return Stages(module, n, self.inputs(0, self.problem.x0, self.groups(self.branches)[0]))
 
     def record(self, n: float, share: float = 1.0, **facts: Any) -> int:
         """An event of n indices through this share of the network (a stage, patch or branch): for what was computed
@@ -101,7 +113,20 @@ class Denoiser:
         with self.lane.measure(self.kind, n * share, span=share), torch.no_grad():
             out = self._tiled(seen, t, cond)
         self.event = self.lane.last
-        return self.outputs(out, x, group)
+        return self._split(out, x, group)
+
+    def _split(self, out: Tensor, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """By branch the rows of one call; learned variances that the scheduler does not use are cut off."""
+        channels = self.problem.noise.shape[1]
+        if out.shape[1] == 2 * channels and not _learned(self.problem.scheduler):
+            out = out[:, :channels]
+        parts = out.reshape(len(names), *x.shape[: x.ndim - self.problem.noise.ndim + 1], *out.shape[1:])
+        return dict(zip(names, parts))
+
+    def _module(self) -> torch.nn.Module:
+        if self.network.module is None:
+            raise AbreastError("this denoiser is a function: it has no parts. Give the diffusers model itself.")
+        return self.network.module
 
     def _tiled(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
         tile, rows = self.problem.tile, len(x)

@@ -5,6 +5,7 @@ Axes: N rows, which are branches x n indices x B samples, the last fastest.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -54,7 +55,13 @@ class Module:
         self.t = t or next((name for name in names if name in ("timestep", "timesteps", "t")), names[1])
         self.plain = "return_dict" in names
         floats = [p.dtype for p in module.parameters() if p.is_floating_point()]
-        self.dtype = getattr(module, "dtype", floats[0] if floats else None)
+        self.dtype = getattr(module, "dtype", floats[0]) if floats else None
+
+    def around(self, module: torch.nn.Module) -> Module:
+        """The same face of a module that wraps this one."""
+        twin = copy.copy(self)
+        twin.module = module.eval()
+        return twin
 
     def inputs(self, x: Tensor, t: Tensor, cond: Any) -> dict[str, Any]:
         """The keyword arguments of the module's forward."""
@@ -63,8 +70,12 @@ class Module:
         extra = {"return_dict": False} if self.plain else {}
         return {self.x: x.to(self.dtype or x.dtype), self.t: t, **(cond or {}), **extra}
 
+    def finish(self, out: Any) -> Tensor:
+        """The output in what the module's forward returned."""
+        return result(out)
+
     def __call__(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
-        return result(self.module(**self.inputs(x, t, cond)))
+        return self.finish(self.module(**self.inputs(x, t, cond)))
 
 
 def result(out: Any) -> Tensor:

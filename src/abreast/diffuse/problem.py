@@ -18,7 +18,7 @@ from abreast.diffuse import schedule
 from abreast.diffuse.networks import network
 
 if TYPE_CHECKING:
-    from abreast.diffuse.recurrence import StepChain
+    from abreast.solve import Recurrence
 
 
 @dataclass(frozen=True)
@@ -126,11 +126,11 @@ class Sampling(Problem[Tensor]):
         """State x_{i+1} by this scheduler, with the problem's noise and options."""
         return schedule.step_at(scheduler, i, out, x, lambda: self.draw(i), **self.options)
 
-    def recurrence(self, lane: Lane, hold: str = "output") -> StepChain:
-        """The steps as a recurrence: batched `evaluate` of the denoiser, cheap `advance` of the scheduler."""
-        from abreast.diffuse.recurrence import StepChain
+    def recurrence(self, lane: Lane) -> Recurrence:
+        """The steps as a recurrence for the solvers of `abreast.solve`; the network is counted on `lane`."""
+        from abreast.diffuse.recurrence import as_recurrence
 
-        return StepChain(self, lane, hold)
+        return as_recurrence(self, lane)
 
     def distance(self, value: Tensor, reference: Tensor) -> float:
         """Root mean square difference over all entries, in standard deviations of the reference's entries."""
@@ -222,6 +222,8 @@ def _check(problem: Sampling) -> None:
         if not schedule.accepts(problem.scheduler, option):
             raise AbreastError(f"the step of {type(problem.scheduler).__name__} has no option {option}.")
     guidance = problem.guidance
+    if guidance is not None and not isinstance(guidance, Guidance):
+        raise AbreastError(f"guidance is Guidance(scale, null=condition of the empty prompt), not {guidance!r}.")
     if guidance is not None and sorted(guidance.order) != ["cond", "uncond"]:
         raise AbreastError(f"guidance has the branches cond and uncond, in either order, not {guidance.order}.")
     if guidance is not None and isinstance(guidance.null, Mapping) != isinstance(problem.cond, Mapping):

@@ -63,7 +63,7 @@ def length(scheduler: Any) -> int:
     return len(scheduler.timesteps)
 
 
-def place(scheduler: Any, i: int) -> None:
+def place(scheduler: Any, i: int | None) -> None:
     """Let the scheduler know that the next call belongs to index i. It would find the index from the first timestep
     and count from there on, taking the second match where timesteps repeat."""
     if hasattr(scheduler, "_step_index"):
@@ -180,6 +180,20 @@ def memory(scheduler: Any) -> frozenset[str]:
     return frozenset(
         name for name, value in vars(twin).items() if name not in ignored and _changed(before, name, value)
     )
+
+
+def draws(scheduler: Any, **options: Any) -> bool:
+    """Whether its first two steps draw noise (or a Brownian tree stands for it)."""
+    twin, x = _idle(scheduler)
+    asked = [hasattr(twin, "noise_sampler")]
+
+    def noise() -> Tensor:
+        asked[0] = True
+        return x
+
+    for i in range(min(2, length(scheduler))):
+        step_at(twin, i, x, scaled(twin, i, x), noise, **options)
+    return asked[0]
 
 
 def _idle(scheduler: Any) -> tuple[Any, Tensor]:

@@ -19,7 +19,6 @@ from abreast.core import AbreastError, Kind
 from abreast.core.problem import exhaust
 from abreast.diffuse.denoise import Denoiser, _weight
 from abreast.diffuse.flops import Counting
-from abreast.diffuse.networks import result
 from abreast.diffuse.patches import sites
 from abreast.diffuse.patches.strip import Plan, Profile, Strip
 from abreast.diffuse.patches.strips import Strips, cut
@@ -114,7 +113,7 @@ class StripDenoiser:
             self.denoise.network = Seen(self.network, strip, self.strips)
             with torch.no_grad(), sites.visiting(strip):
                 out = self.denoise._tiled(seen, t, cond)
-            outs |= self.denoise.outputs(out, own, group)
+            outs |= self.denoise._split(out, own, group)
         return outs
 
     def _profile(self, i: int, x: Tensor) -> Profile:
@@ -144,12 +143,12 @@ class Seen:
 
     def __call__(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
         if sites.in_tokens(self.module):
-            out = result(self.module(**self.network.inputs(x, t, cond)))
+            out = self.network.finish(self.module(**self.network.inputs(x, t, cond)))
             return self.strips.take(out, self.strip.rank, 2)
         _flat(cond)
         self.strip.whole = x.to(self.network.dtype or x.dtype)
         own = self.strips.take(x, self.strip.rank, 2)
-        return result(self.module(**self.network.inputs(own, t, cond)))
+        return self.network.finish(self.module(**self.network.inputs(own, t, cond)))
 
 
 def _flat(cond: Any) -> None:
