@@ -249,3 +249,14 @@ def test_bad_input_is_one_sentence():
     ):
         with pytest.raises(AbreastError, match=match):
             abreast.run(problem, make())
+
+
+@pytest.mark.parametrize("kind", ["unet", "dit"])
+def test_processes_give_the_same_bits(kind, pool2):
+    problem = pictures.problem(kind)
+    for method in (DisplacedPatch(2, 2, split=(2, 6)), PartialPatch(2, 0.3, 1)):
+        inline, processes = abreast.run(problem, method), abreast.run(problem, method, World(pool=pool2))
+        assert torch.equal(inline.value, processes.value)
+        for fact in ("hidden", "exposed"):
+            assert inline.ledger.total(fact) == processes.ledger.total(fact)
+        assert inline.ledger.span == pytest.approx(processes.ledger.span)

@@ -21,6 +21,7 @@ from typing import Any, Literal, Protocol
 from torch import nn
 
 from abreast.core import AbreastError
+from abreast.diffuse.sites import find_sites
 
 Kind = Literal["conv", "norm", "keys", "text", "cut", "fill", "attention"]
 _UNKNOWN = (
@@ -31,7 +32,7 @@ _UNKNOWN_NAMES = {"FirDownsample2D", "FirUpsample2D", "AdaGroupNorm", "SpatialNo
 
 
 @dataclass(frozen=True)
-class Site:
+class PatchSite:
     """One such place. kind: "keys" is what computes keys or values from the strip's own tokens, "text" from a prompt.
     halo: rows that a convolution reads above and below a strip. spare: rows of zeros that were added below the strip.
     first: it reads the network's own input."""
@@ -47,7 +48,9 @@ class Site:
 class Visitor(Protocol):
     """What a rank does at a site, in place of the module's own forward."""
 
-    def visit(self, site: Site, plain: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
+    def visit(
+        self, site: PatchSite, plain: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any: ...
 
 
 _current: ContextVar[Visitor | None] = ContextVar("strip", default=None)
@@ -69,7 +72,7 @@ def multiple(module: nn.Module) -> int:
     return 2 ** sum(bool(getattr(block, "downsamplers", None)) for block in blocks)
 
 
-def find(module: nn.Module) -> list[Site]:
+def find(module: nn.Module) -> list[PatchSite]:
     """The sites of a network. Raises AbreastError where it has parts that mix rows in ways not known here."""
     name = type(module).__name__
     if in_tokens(module):
@@ -84,8 +87,8 @@ def find(module: nn.Module) -> list[Site]:
         wide = [s.name for s in inner if s.kind in ("conv", "norm")]
         if wide:
             raise AbreastError(f"{name} mixes rows of tokens in {wide[0]}, so they cannot be cut.")
-        first = Site("transformer_blocks.0", blocks[0], "cut")
-        return [first, *inner, Site(last, module.get_submodule(last), "fill")]
+        first = PatchSite("transformer_blocks.0", blocks[0], "cut")
+        return [first, *inner, PatchSite(last, module.get_submodule(last), "fill")]
     if not any(hasattr(module, part) for part in ("down_blocks", "up_blocks")):
         raise AbreastError(f"patches need a UNet or a transformer of diffusers, not {name}.")
     return list(_inner(module, ""))
@@ -95,7 +98,7 @@ def _attends(module: nn.Module) -> bool:
     return any(hasattr(m, "to_k") for m in module.modules())
 
 
-def _inner(module: nn.Module, prefix: str) -> Iterator[Site]:
+def _inner(module: nn.Module, prefix: str) -> Iterator[PatchSite]:
     config = getattr(module, "config", None)
     # A network that shifts its input first shows its first convolution something else than what it was given.
     plain = not getattr(config, "center_input_sample", False)
@@ -103,31 +106,32 @@ def _inner(module: nn.Module, prefix: str) -> Iterator[Site]:
         id(m.conv): 1 for m in module.modules() if type(m).__name__ == "Downsample2D" and m.use_conv and m.padding == 0
     }
     for inner, m in module.named_modules():
-        name = prefix + inner
         if isinstance(m, _UNKNOWN) or type(m).__name__ in _UNKNOWN_NAMES:
-            raise AbreastError(f"{name} is a {type(m).__name__}, which mixes rows in a way that is not known here.")
-        if isinstance(m, nn.Conv2d) and m.kernel_size[0] > 1:
+            raise AbreastError(f"{prefix}{inner} is a {type(m).__name__}, which mixes rows in an unknown way.")
+    for found in find_sites(module):
+        name, m = prefix + found.name, found.module
+        if found.kind == "conv" and isinstance(m, nn.Conv2d):
             if m.padding_mode != "zeros" or isinstance(m.padding, str):
                 raise AbreastError(f"{name} pads by {m.padding_mode} {m.padding}; strips know rows of zeros.")
             above = int(m.padding[0])
             below = max(0, (m.kernel_size[0] - 1) * m.dilation[0] - above - (m.stride[0] - 1))
-            yield Site(name, m, "conv", (above, below), spare.get(id(m), 0), plain and name == "conv_in")
-        elif isinstance(m, nn.GroupNorm):
-            yield Site(name, m, "norm")
-        elif hasattr(m, "to_k") and hasattr(m, "to_out"):
+            yield PatchSite(name, m, "conv", (above, below), spare.get(id(m), 0), plain and name == "conv_in")
+        elif found.kind == "norm":
+            yield PatchSite(name, m, "norm")
+        elif found.kind in ("attention", "joint", "cross"):
             if not hasattr(m, "is_cross_attention") or getattr(m, "fused_projections", False):
                 how = "fused " if hasattr(m, "is_cross_attention") else ""
                 raise AbreastError(f"{name} is a {how}{type(m).__name__}, whose keys cannot be exchanged.")
-            yield Site(name, m, "attention")
+            yield PatchSite(name, m, "attention")
             for part in ("to_k", "to_v"):
-                if getattr(m, part) is not None:
-                    yield Site(f"{name}.{part}", getattr(m, part), "text" if m.is_cross_attention else "keys")
+                if isinstance(getattr(m, part), nn.Module):
+                    yield PatchSite(f"{name}.{part}", getattr(m, part), "text" if found.kind == "cross" else "keys")
 
 
 class _Installed:
     """Forwards that ask for the strip, in as many modules as a network has sites."""
 
-    def __init__(self, sites: list[Site]):
+    def __init__(self, sites: list[PatchSite]):
         self.users, self.sites = 0, sites
         self.before = [site.module.__dict__.get("forward") for site in sites]
         for site in sites:
@@ -140,7 +144,7 @@ class _Installed:
                 site.module.forward = before
 
 
-def _asking(site: Site, plain: Callable[..., Any]) -> Callable[..., Any]:
+def _asking(site: PatchSite, plain: Callable[..., Any]) -> Callable[..., Any]:
     def forward(*args: Any, **kwargs: Any) -> Any:
         strip = _current.get()
         return plain(*args, **kwargs) if strip is None else strip.visit(site, plain, args, kwargs)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from abreast.core import AbreastError
 from abreast.diffuse.patches.exchange import Everyone, Parts, Pieces, Route, StaleExchange
-from abreast.diffuse.patches.sites import Site
+from abreast.diffuse.patches.sites import PatchSite
 from abreast.diffuse.patches.strips import Strips
 from abreast.workers import Team
 
@@ -95,7 +95,7 @@ class Strip:
         """A step starts: sites are told apart by the order in which they come up in it."""
         self.step, self.count, self.done = step, 0, 0.0
 
-    def visit(self, site: Site, plain: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def visit(self, site: PatchSite, plain: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the strip does at a site instead of `plain`."""
         here = self.count
         self.count += 1
@@ -118,7 +118,7 @@ class Strip:
 
     # What is exchanged at a site.
 
-    def convolve(self, site: Site, here: int, x: Tensor) -> Tensor:
+    def convolve(self, site: PatchSite, here: int, x: Tensor) -> Tensor:
         """A convolution of the strip [N, C, H, W] with the border rows of its neighbours; zeros outside the picture."""
         conv: Any = site.module
         above, below = site.halo
@@ -163,7 +163,7 @@ class Strip:
         start, stop = self.strips.bounds(rank, self.strips.whole(self.rank, own))
         return stop - start
 
-    def normalise(self, site: Site, here: int, plain: Callable[..., Any], x: Tensor) -> Tensor:
+    def normalise(self, site: PatchSite, here: int, plain: Callable[..., Any], x: Tensor) -> Tensor:
         """A group norm of the strip [N, C, ...] by the whole picture's statistics."""
         if self.plan.norm == "separate" and self.step >= self.plan.warmup:
             return plain(x)
@@ -232,7 +232,7 @@ class Strip:
             kept = self.prompts[here] = (x, plain(x))
         return kept[1]
 
-    def attend(self, site: Site, here: int, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def attend(self, site: PatchSite, here: int, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """A whole attention module, where its keys and values are not what is exchanged."""
         if self.alone or self.plan.attention != "ulysses" or site.module.is_cross_attention:
             return plain(*args, **kwargs)
