@@ -31,6 +31,7 @@ class Baton:
 
     def __init__(self, n: int, timed: bool):
         self.n, self.timed = n, timed
+        self.idents = [0] * n
         self.gates = [threading.Lock() for _ in range(n)]
         self.waits: list[Callable[[], str] | None] = [None] * n  # what a rank that is not ready waits for, in words
         self.finished = [False] * n
@@ -49,6 +50,7 @@ class Baton:
         self.streams = start
 
         def body(rank: int) -> None:
+            self.idents[rank] = threading.get_ident()
             self.gates[rank].acquire()
             try:
                 if self.error is None:
@@ -96,15 +98,13 @@ class Baton:
 
     def wait(self, rank: int, why: Callable[[], str]) -> None:
         """Hand the baton on until another rank calls `wake`. why: in words, for the error where nobody can."""
-        if self.error is not None:
-            raise Ended
+        self.check(rank)
         self.waits[rank] = why
         self._yield(rank)
 
     def give_way(self, rank: int, time: float) -> None:
         """With times: let every ready rank that is earlier go first."""
-        if self.error is not None:
-            raise Ended
+        self.check(rank)
         if self.timed and self.queue and self.queue[0] < (time, rank, 0):
             self.wake(rank, time)
             self._yield(rank)
@@ -114,6 +114,16 @@ class Baton:
         if self.queue:
             self.wake(rank, time)
             self._yield(rank)
+
+    def check(self, rank: int) -> None:
+        """Raise Ended where another rank has failed, and AbreastError on a thread that is not this rank's."""
+        if self.error is not None:
+            raise Ended
+        if threading.get_ident() != self.idents[rank]:
+            raise AbreastError(
+                f"rank {rank}'s team or group is used on another thread than its own: by another rank, or by a thread "
+                "that the rank started."
+            )
 
     def fail(self, error: BaseException) -> None:
         """End every rank, one after another, where it waits; `run` raises `error`."""

@@ -255,10 +255,15 @@ class Team:
         return self._post(Head("all_reduce", op, specs=(s,)), [x], later)
 
     def _post(self, head: Head, tensors: Sequence[Tensor], later: bool = False) -> Handle[Any]:
-        if self.size == 1:
-            alone = calls.answer([head], [[calls.packed(x) for x in tensors]], 0, {})
-            return Handle(Here(alone), self.lane)
-        return Handle(self._side.post(head, tensors, later), self.lane)
+        return post(self._side, head, tensors, later)
+
+
+def post(side: Side, head: Head, tensors: Sequence[Tensor], later: bool) -> Handle[Any]:
+    """Make a collective call. A group of one does it alone, and records nothing."""
+    if len(side.ranks) == 1:
+        alone = calls.answer([head], [[calls.packed(x) for x in tensors]], 0, {})
+        return Handle(Here(alone), side.lane)
+    return Handle(side.post(head, tensors, later), side.lane)
 
 
 def exposure(ledger: Ledger, event: int, exposed: bool) -> None:
