@@ -238,6 +238,8 @@ class Team:
         if not isinstance(colour, int) or isinstance(colour, bool) or colour < 0:
             raise AbreastError(f"split: a colour is an integer from 0 on, not {colour!r}.")
         name = "split" if name is None else name
+        if not isinstance(name, str) or not name or "#" in name:
+            raise AbreastError(f"split: a name is a text without #, not {name!r}.")
         seen = self._splits[name] = self._splits.get(name, 0) + 1
         return Team(self._side.split(colour, name if seen == 1 else f"{name}.{seen}"))
 
