@@ -1,7 +1,8 @@
-"""Architectures whose parallel shape is the point.
+"""Architectures whose parallel shape is the point: ordinary torch modules, to be trained in an ordinary loop.
 
-Masked networks (`masked.py`) are triangular systems when sampled from; a convolution padded on two sides (`flow.py`) is
-one when inverted. Each is a plain torch module that also says what `abreast.solve` is to solve.
+`LoRA` adapts any of them at a strength for each row. Masked networks (`masked.py`) are triangular systems when sampled
+from, and a convolution padded at one corner (`flow.py`) is one when inverted. What runs them in parallel stands in the
+other rooms; a net says what those need.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "LoRA": "lora",
     "MADE": "masked",
     "PixelCNN": "masked",
     "DenseNetTower": "masked",
@@ -22,7 +24,7 @@ __all__ = [*_HOMES]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
-    """Loads torch only where something of this package is used."""
+    """Loads torch only where something of this room is used."""
     if name in _HOMES:
         return getattr(import_module(f"abreast.nets.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'abreast.nets' has no attribute {name!r}")
