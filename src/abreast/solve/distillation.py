@@ -19,7 +19,8 @@ class ScoreDistillation(OptimizerPath):
     to a random level t; both are functions of the step's seed.
 
     denoiser: (sample [n, *shape], timestep [n]) -> object with `.sample`, the noise; it has `alphas_cumprod`, else
-    give them. start [*shape]. noises: range of levels t, as shares of the schedule. w = 1 - alphas_cumprod[t]. Raises
+    give them. Where a row's rounding depends on the others', as in float32 networks, exact methods are so only up to
+    rounding. start [*shape]. noises: range of levels t, as shares of the schedule. w = 1 - alphas_cumprod[t]. Raises
     AbreastError where there is no schedule.
     """
 
