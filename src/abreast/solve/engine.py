@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -68,9 +69,9 @@ def iterate(
         if rule.unsure is not None and bool(rule.unsure.any()):
             count = min(count, max(1, int(rule.unsure.nonzero()[0])))
         rule.commit(count)
-        change = float((new - x[1:]).abs().max()) if count == len(new) else float("nan")
+        change = float((new - x[1:]).abs().max())
         begin += count
-        lane.ledger.note(lane.last, prefix=begin, **({} if change != change else {"change": change}))
+        lane.ledger.note(lane.last, prefix=begin, **({"change": change} if isfinite(change) else {}))
         done.append(new[:count])
         rest = new[count:]
         if stop.slides or not len(rest):
