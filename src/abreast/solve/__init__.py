@@ -21,6 +21,8 @@ _HOMES = {
     "Newton": "newton",
     "DEER": "deer",
     "QuasiDEER": "deer",
+    "ELK": "elk",
+    "ODE": "ode",
     "Jacobi": "jacobi",
     "Picard": "jacobi",
     "associative_scan": "scan",
@@ -43,7 +45,7 @@ _HOMES = {
     "NoiseScaled": "window",
     "Threshold": "window",
 }
-METHODS = ("Loop", "Newton", "DEER", "QuasiDEER", "Jacobi", "Picard")
+METHODS = ("Loop", "Newton", "DEER", "QuasiDEER", "ELK", "Jacobi", "Picard")
 
 __all__ = ["METHODS", *_HOMES]  # noqa: PLE0604
 

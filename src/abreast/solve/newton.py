@@ -16,7 +16,7 @@ from abreast.solve.gradient import attach
 from abreast.solve.linearize import Auto, Linearization, resolve
 from abreast.solve.loop import Loop
 from abreast.solve.problem import Recurrence
-from abreast.solve.window import Change, Stop, Sweeps, Window
+from abreast.solve.window import Change, OneStep, Stop, Sweeps, Window
 from abreast.workers import World
 
 
@@ -83,7 +83,8 @@ class Newton(Solver):
     """Newton's method on all states at once, each sweep one affine scan.
 
     linearization: Auto takes the recurrence's own structure. sweeps: a fixed number (three is what ParaRNN's cells
-    need), tol None; or tol: the change below which a state has settled, sweeps then being no limit. omega damps.
+    need), tol None; or tol: the change below which a state has settled, sweeps then being no limit. omega damps. The
+    guess is what a step makes of the zero state.
     Source: Danieli et al., "ParaRNN", 2025. Raises AbreastError for fewer than one sweep.
     """
 
@@ -91,7 +92,7 @@ class Newton(Solver):
     sweeps: int = 3
     tol: float | None = None
     omega: float = 1.0
-    window: Window = Window()
+    window: Window = Window(guess=OneStep())
 
     def __post_init__(self) -> None:
         if self.sweeps < 1 or not 0 < self.omega <= 1:

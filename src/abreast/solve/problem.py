@@ -52,6 +52,15 @@ class Recurrence(Problem[torch.Tensor]):
             check_step(self.f, self.x0)
 
     @property
+    def explicit(self) -> bool:
+        """Whether a sweep is made of f at the old states; else of what the problem makes of both ends of each step."""
+        return True
+
+    def between(self, i: torch.Tensor, x: torch.Tensor, linearization: Any) -> Any:
+        """What a sweep is made of (`Local`) where it is not f at the old states x [n + 1, B, *state]."""
+        raise NotImplementedError(f"{type(self).__name__} is explicit.")
+
+    @property
     def reference(self) -> Method:
         from abreast.solve.loop import Loop
 

@@ -75,6 +75,7 @@ class SplitRule:
         self.g: Tensor | None = None  # [n, B, ...] of the last sweep, at the steps i
         self.carries: list[Any] = []
         self.unsure: Tensor | None = None
+        self.prefix = True
         lane.ledger.kinds.setdefault("advance", Kind(unit=0.0))
 
     def sweep(self, b: int, x: Tensor, ages: Tensor) -> Tensor:
