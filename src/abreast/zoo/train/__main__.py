@@ -1,7 +1,8 @@
 """`python -m abreast.zoo.train NAME --out FOLDER`: how each of the shipped weights was made.
 
 Seeds are fixed, a run that was stopped goes on from its checkpoint, and each NAME needs the ones before it:
-code, code-draft, code-medusa, code-blockwise; smollm2-medusa, smollm2-blockwise.
+code, code-draft, code-medusa, code-blockwise; smollm2-medusa, smollm2-blockwise. The diffusion models need nothing:
+digits-unet, digits-dit, carphone-dit, photos-unet.
 """
 
 from __future__ import annotations
@@ -39,6 +40,13 @@ def smollm2_heads(kind: str, out: Path) -> None:
     train_heads(heads, model, data, out / f"smollm2-{kind}", steps=1500)
 
 
+def diffusion(name: str, out: Path) -> None:
+    """A diffusion model on pictures or a clip that packages ship."""
+    from abreast.zoo.train.diffusion import train
+
+    train(name, out / name)
+
+
 RECIPES = {
     "code": lambda out: code.train_code(out / "code"),
     "code-draft": lambda out: code.train_draft(out / "code-draft", out / "code"),
@@ -46,6 +54,10 @@ RECIPES = {
     "code-blockwise": lambda out: code_heads("blockwise", out),
     "smollm2-medusa": lambda out: smollm2_heads("medusa", out),
     "smollm2-blockwise": lambda out: smollm2_heads("blockwise", out),
+    "digits-unet": lambda out: diffusion("digits-unet", out),
+    "digits-dit": lambda out: diffusion("digits-dit", out),
+    "carphone-dit": lambda out: diffusion("carphone-dit", out),
+    "photos-unet": lambda out: diffusion("photos-unet", out),
 }
 
 if __name__ == "__main__":
