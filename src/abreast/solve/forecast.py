@@ -1,73 +1,25 @@
-"""What a run of this room would take on a described machine, from its ledger and from what one step costs.
-
-Steps of recurrences are small, so what counts on an accelerator is how many operations have to be started one after the
-other: every operation takes at least LAUNCH, else what the machine's roofline says.
-"""
+"""What a run of this room is worth on a described machine: priced from its ledger and from what one step costs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from abreast.core import Kind, Ledger
-from abreast.core.ledger import Event
-from abreast.machine import Machine
-
-LAUNCH = 5e-6  # seconds from one operation of an eager framework to the next: the order of magnitude
-SCAN = 6  # operations of one round: two slices, a product, an application, a sum, an interleaving
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """A machine as replay asks for it. operations: of one evaluation of the step, whatever its rows."""
-
-    machine: Machine
-    operations: float
-
-    @property
-    def devices(self) -> int | None:
-        return self.machine.devices
-
-    def seconds(self, event: Event, kind: Kind, /) -> float:
-        """A transfer as the machine prices it. An evaluation: its rows at once, as often as it is long; a scan: two
-        combinations an element over all its rounds."""
-        if event.bytes:
-            return self.machine.seconds(event, kind)
-        once = max(event.span, 1.0)
-        scan = event.kind == "scan"
-        rows = 2 * event.size if scan else event.size
-        moved = kind.reads * (rows if scan else once)
-        busy = max(kind.flops * rows / self.machine.flops, moved / self.machine.bandwidth)
-        started = (SCAN if scan else self.operations) * LAUNCH * (event.span if scan else once)
-        return 0.0 if event.kind == "check" else max(busy, started)
+from abreast.machine.forecast import counted
 
 
 def cost(problem: Any) -> dict[str, float]:
     """flops, reads (bytes of weights) and operations of one step of all members, counted by making one."""
     import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils.flop_counter import FlopCounterMode
-
-    class Count(TorchDispatchMode):
-        operations = 0
-
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            # Views start nothing on a device.
-            if not func.is_view:
-                self.operations += 1
-            return func(*args, **(kwargs or {}))
 
     index = torch.zeros(1, dtype=torch.long, device=problem.x0.device)
     cell = getattr(problem, "cell", None)
     weights = 0 if cell is None else sum(p.numel() * p.element_size() for p in cell.parameters())
     with torch.no_grad():
         problem.evaluate(index, problem.x0[None])  # what is computed once for all steps is not of a step
-        with FlopCounterMode(display=False) as flops, Count() as count:
-            problem.evaluate(index, problem.x0[None])
-    entries = problem.x0.numel()
-    total = max(float(flops.get_total_flops()), float(entries * count.operations))
-    return {"flops": total, "reads": float(weights), "operations": float(max(count.operations, 1))}
+    flops, operations = counted(lambda: problem.evaluate(index, problem.x0[None]))
+    return {"flops": flops, "reads": float(weights), "operations": operations}
 
 
 def weigh(ledger: Ledger, costs: Mapping[str, float], problem: Any, method: Any) -> None:

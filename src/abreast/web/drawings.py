@@ -7,7 +7,8 @@ from typing import Any
 
 from abreast.core.ledger import Event, Ledger, Priced
 from abreast.machine import MACHINES, replay
-from abreast.web.saved import SOLVE, ledger_of
+from abreast.machine.forecast import Forecast
+from abreast.web.saved import DECODE, ledger_of
 
 HERE = "here"
 MOST = 1200  # blocks of one method that a schedule draws; beyond it, neighbours share a block
@@ -57,11 +58,8 @@ def machines(saved: dict[str, Any]) -> list[dict[str, str]]:
 
 def priced(saved: dict[str, Any], machine: str) -> Priced:
     """A described machine, as this comparison's events are priced on it."""
-    if saved["schema"] == SOLVE:
-        from abreast.solve.forecast import Forecast
-
-        return Forecast(MACHINES[machine], saved["problems"][0]["cost"]["operations"])
-    return MACHINES[machine]
+    cost = saved["problems"][0].get("cost") if saved["schema"] != DECODE else None
+    return Forecast(MACHINES[machine], cost["operations"]) if cost else MACHINES[machine]
 
 
 def schedule(method: int, ledger: Ledger, saved: dict[str, Any]) -> dict[str, Any]:
