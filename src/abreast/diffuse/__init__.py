@@ -28,6 +28,8 @@ _HOMES = {
     "Sums": "recurrence",
     "ParaDiGMS": "steps.paradigms",
     "ParaStep": "steps.parastep",
+    "PCM": "steps.pcm",
+    "train_pcm": "steps.pcm",
     "fork": "schedule",
     "step_at": "schedule",
     "scaled": "schedule",

@@ -5,6 +5,7 @@ Axes: N rows, which are branches x n indices x B samples, the last fastest.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -55,6 +56,12 @@ class Module:
         self.plain = "return_dict" in names
         floats = [p.dtype for p in module.parameters() if p.is_floating_point()]
         self.dtype = getattr(module, "dtype", floats[0]) if floats else None
+
+    def around(self, module: torch.nn.Module) -> Module:
+        """The same face of a module that wraps this one."""
+        twin = copy.copy(self)
+        twin.module = module.eval()
+        return twin
 
     def inputs(self, x: Tensor, t: Tensor, cond: Any) -> dict[str, Any]:
         """The keyword arguments of the module's forward."""

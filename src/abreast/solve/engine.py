@@ -116,8 +116,10 @@ class LinearRule:
         self.x0, self.T = problem.x0.detach(), problem.steps
         self.unsure: Tensor | None = None
         self.prefix = problem.explicit
-        lane.ledger.kinds.setdefault("scan", Kind(unit=0.0))
-        lane.ledger.kinds.setdefault("check", Kind(unit=0.0))
+        kinds = lane.ledger.kinds
+        kinds.setdefault("f", problem.kind)
+        kinds.setdefault("scan", Kind(unit=0.0, flops=self.linearization.combine(problem)))
+        kinds.setdefault("check", Kind(unit=0.0))
 
     def steps(self, b: int, x: Tensor) -> Tensor:
         i = torch.arange(b, b + len(x), device=x.device)

@@ -76,6 +76,9 @@ class ODE(Recurrence):
         object.__setattr__(self, "implicit", implicit)
         self.__post_init__()
 
+    def head(self, steps: int) -> ODE:
+        return ODE(self.derivative, self.ts[: steps + 1], self.x0, self.step, self.bounds)
+
     @property
     def explicit(self) -> bool:
         return self.step == "rk4"

@@ -2,7 +2,8 @@
 (threads that take turns, in virtual time, or processes) each get a Team, whose collectives and messages record
 themselves and are the same, to the bit, wherever the ranks live."""
 
+from .pool import Pool
 from .team import Handle, Team
 from .world import World
 
-__all__ = ["Handle", "Team", "World"]
+__all__ = ["Handle", "Pool", "Team", "World"]

@@ -42,6 +42,9 @@ def run(worker: Callable[[Team], Any], lanes: Sequence[Lane], net: str) -> list[
     return results
 
 
+MOST_QUESTIONS = 1000
+
+
 class Hall:
     """What the ranks of one group share. leaving: what is to be undone when the run ends."""
 
@@ -130,8 +133,9 @@ class InlineSide(Side):
         self.hall, self.rank, self.lane, self.device = hall, rank, lane, device
         self.ranks, self.net, self.me = hall.ranks, hall.net, hall.ranks[rank]
         self.calls = 0
+        self.questions: tuple[tuple[float, int], int] = ((0.0, 0), 0)
 
-    def post(self, head: Head, tensors: Sequence[Tensor]) -> Ticket[Any]:
+    def post(self, head: Head, tensors: Sequence[Tensor], later: bool = False) -> Ticket[Any]:
         hall = self.hall
         hall.baton.give_way(self.me, hall.time(self.lane))
         meeting = hall.meetings.setdefault(self.calls, Meeting(hall))
@@ -281,14 +285,21 @@ class Receive:
 
 def asked(side: InlineSide, happened: Callable[[], bool], event: Callable[[], int]) -> bool:
     """Whether something has happened, after the others had a turn; with a clock, whether it has by now."""
-    hall = side.hall
+    hall, now = side.hall, 0.0
     if hall.baton.timed:
         now = side.lane.now
         hall.baton.give_way(side.me, now)
-        return happened() and (event() < 0 or hall.ledger.events[event()].end <= now)
-    if not happened():
+    elif not happened():
         hall.baton.step_back(side.me, 0.0)
-    return happened()
+    here = happened() and (not hall.baton.timed or hall.ledger.events[event()].end <= now)
+    at = now, len(hall.ledger.events)
+    side.questions = (at, side.questions[1] + 1 if side.questions[0] == at and not here else 0)
+    if side.questions[1] > MOST_QUESTIONS:
+        raise AbreastError(
+            f"rank {side.me} asks again and again whether a transfer is done, and nothing happens meanwhile: "
+            "compute between questions, or wait for it."
+        )
+    return here
 
 
 def _names(ranks: Sequence[int]) -> str:

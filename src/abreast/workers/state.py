@@ -69,14 +69,26 @@ class Streams:
 
             numpy.random.set_state(self.numpy[0])
 
-    def __getstate__(self) -> Any:
-        return self.python, self.torch.numpy().tobytes(), self.numpy
+    def __getstate__(self) -> dict[str, Any]:
+        """As numbers, text and tensors: what travels without code. numpy's stream only where it is its usual one."""
+        state, _ = self.numpy
+        numpy = None
+        if state["bit_generator"] == "MT19937":
+            inner = {"key": [int(k) for k in state["state"]["key"]], "pos": int(state["state"]["pos"])}
+            numpy = {"inner": inner, "has_gauss": int(state["has_gauss"]), "gauss": float(state["gauss"])}
+        return {"python": self.python, "torch": self.torch, "numpy": numpy}
 
-    def __setstate__(self, state: Any) -> None:
-        import torch
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.python, self.torch, self.cuda = state["python"], state["torch"], None
+        numpy = state["numpy"]
+        if numpy is None:
+            self.numpy = _read_numpy(None)
+        else:
+            import numpy as np
 
-        self.python, raw, self.numpy = state
-        self.torch, self.cuda = torch.frombuffer(bytearray(raw), dtype=torch.uint8), None
+            inner = {"key": np.array(numpy["inner"]["key"], dtype=np.uint32), "pos": numpy["inner"]["pos"]}
+            facts = {"has_gauss": numpy["has_gauss"], "gauss": numpy["gauss"]}
+            self.numpy = {"bit_generator": "MT19937", "state": inner, **facts}, b""
 
 
 def _read_numpy(before: Any) -> Any:

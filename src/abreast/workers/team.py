@@ -50,7 +50,7 @@ class Side(Protocol):
     lane: Lane
     device: Any
 
-    def post(self, head: Head, tensors: Sequence[Tensor]) -> Ticket[Any]: ...
+    def post(self, head: Head, tensors: Sequence[Tensor], later: bool) -> Ticket[Any]: ...
     def send(self, x: Tensor, spec: Spec, to: int, tag: int) -> Ticket[None]: ...
     def receive(self, source: int | None, tag: int) -> Ticket[Tensor]: ...
     def split(self, colour: int, name: str) -> Side: ...
@@ -159,11 +159,11 @@ class Team:
 
     def all_gather(self, x: Tensor) -> list[Tensor]:
         """Every rank's tensor, in rank order. Shapes and dtypes may differ."""
-        return self.post_all_gather(x).wait()
+        return self._all_gather(x, later=False).wait()
 
     def all_reduce(self, x: Tensor, op: str = "sum") -> Tensor:
         """The sum, mean, max or min of every rank's tensor, which must have one dtype and shape."""
-        return self.post_all_reduce(x, op).wait()
+        return self._all_reduce(x, op, later=False).wait()
 
     def reduce_scatter(self, parts: Sequence[Tensor], op: str = "sum") -> Tensor:
         """Of one part for each rank: the reduction of all ranks' parts for this one. Parts may differ in shape."""
@@ -207,13 +207,11 @@ class Team:
 
     def post_all_gather(self, x: Tensor) -> Handle[list[Tensor]]:
         """`all_gather`, to be waited for later. `x` is copied now."""
-        return self._post(Head("all_gather", specs=(calls.spec(x, "all_gather"),)), [x])
+        return self._all_gather(x, later=True)
 
     def post_all_reduce(self, x: Tensor, op: str = "sum") -> Handle[Tensor]:
         """`all_reduce`, to be waited for later. `x` is copied now."""
-        s = calls.spec(x, "all_reduce")
-        calls.check_op("all_reduce", op, s.dtype)
-        return self._post(Head("all_reduce", op, specs=(s,)), [x])
+        return self._all_reduce(x, op, later=True)
 
     def post_send(self, x: Tensor, to: int, tag: int = 0) -> Handle[None]:
         """`send`, to be waited for later or never. `x` is copied now."""
@@ -248,11 +246,19 @@ class Team:
             given = len(parts) if isinstance(parts, (list, tuple)) else type(parts).__name__
             raise AbreastError(f"{kind} takes a list of {self.size} tensors, one for each rank, not {given}.")
 
-    def _post(self, head: Head, tensors: Sequence[Tensor]) -> Handle[Any]:
+    def _all_gather(self, x: Tensor, later: bool) -> Handle[list[Tensor]]:
+        return self._post(Head("all_gather", specs=(calls.spec(x, "all_gather"),)), [x], later)
+
+    def _all_reduce(self, x: Tensor, op: str, later: bool) -> Handle[Tensor]:
+        s = calls.spec(x, "all_reduce")
+        calls.check_op("all_reduce", op, s.dtype)
+        return self._post(Head("all_reduce", op, specs=(s,)), [x], later)
+
+    def _post(self, head: Head, tensors: Sequence[Tensor], later: bool = False) -> Handle[Any]:
         if self.size == 1:
             alone = calls.answer([head], [[calls.packed(x) for x in tensors]], 0, {})
             return Handle(Here(alone), self.lane)
-        return Handle(self._side.post(head, tensors), self.lane)
+        return Handle(self._side.post(head, tensors, later), self.lane)
 
 
 def exposure(ledger: Ledger, event: int, exposed: bool) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from abreast.core.errors import AbreastError
 from abreast.core.ledger import Lane, Ledger, Priced
@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from .pool import Pool
 
 T = TypeVar("T")
+
+
+class Ranks(Protocol):
+    """Where a world's ranks live, if not on this process's threads."""
+
+    size: int
+
+    def run(self, worker: Callable[[Team], Any], lanes: Sequence[Lane], net: str) -> list[Any]: ...
 
 
 class World:
@@ -38,17 +46,31 @@ class World:
             raise AbreastError("virtual time needs ranks in one process: give a machine or a pool, not both.")
         self.ledger = Ledger(machine)
         self.size = size
-        self._pool = pool
+        self._ranks: Ranks | None = pool
         self._root = self.ledger.lane("0")
 
     def __repr__(self) -> str:
         return f"World(size={self.size}, {self.ledger!r})"
 
     @classmethod
+    def torchrun(cls, size: int = 1, limit: float = 1800.0) -> World:
+        """The world of the processes that torchrun started, or where it started none, `World(size)`: one script for
+        both. There every process runs the script, and `map` its own rank's worker; results are gathered, so that all
+        go on alike. limit: seconds that one wait for another process may take."""
+        from . import torchrun
+
+        if not torchrun.started():
+            return cls(size)
+        ranks = torchrun.connection(float(limit))
+        world = cls(ranks.size)
+        world._ranks = ranks
+        return world
+
+    @classmethod
     def on(cls, lane: Lane) -> World:
         """A world of one rank whose root is this lane, on the lane's ledger."""
         world = cls.__new__(cls)
-        world.ledger, world.size, world._pool, world._root = lane.ledger, 1, None, lane
+        world.ledger, world.size, world._ranks, world._root = lane.ledger, 1, None, lane
         return world
 
     def lane(self, name: str | None = None) -> Lane:
@@ -79,6 +101,8 @@ class World:
         return results
 
     def _run(self, worker: Callable[[Team], Any], lanes: list[Lane], net: str) -> list[Any]:
+        if self._ranks is not None:
+            return self._ranks.run(worker, lanes, net)
         from . import inline
 
         return inline.run(worker, lanes, net)
