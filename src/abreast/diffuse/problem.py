@@ -175,14 +175,13 @@ class Sampling(Problem[Tensor]):
     @cached_property
     def flops(self) -> float:
         """Floating point operations of one full evaluation of all B samples, counted by making one."""
-        from torch.utils.flop_counter import FlopCounterMode
-
         from abreast.core import Ledger
         from abreast.diffuse.denoise import Denoiser
+        from abreast.diffuse.flops import Counting
 
-        with FlopCounterMode(display=False) as counter:
+        with Counting() as counter:
             Denoiser(self, Ledger().lane("0"))(0, self.x0)
-        return float(counter.get_total_flops())
+        return counter.total
 
     def _seeds(self, i: int) -> list[int]:
         rows = torch.arange(len(self.noise)).numpy()

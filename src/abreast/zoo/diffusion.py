@@ -57,8 +57,8 @@ def load_pipeline(name: str) -> Any:
     else:
         from abreast.zoo.pixels import PixelPipeline
 
-        part = "unet" if "unet" in name else "transformer"
-        pipeline = PixelPipeline(**{part: model}, scheduler=scheduler)
+        unet = model if "unet" in name else None
+        pipeline = PixelPipeline(transformer=None if unet else model, unet=unet, scheduler=scheduler)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
@@ -39,15 +39,18 @@ def null_label(model: Any) -> int | None:
 class PixelPipeline(DiffusionPipeline):
     """Sampling in pixels: `pipe(class_labels=[3, 7])`, `pipe(batch_size=2, num_frames=16)`.
 
-    Guidance runs null and asked-for classes in one call, in this order.
+    The model is its `unet` or its `transformer`, the other is None. Guidance runs null and asked-for classes in one
+    call, in this order.
     """
 
-    _callback_tensor_inputs: ClassVar = ["latents"]
+    _callback_tensor_inputs = ["latents"]  # noqa: RUF012
+    _optional_components = ["transformer", "unet"]  # noqa: RUF012
     transformer: Any
     unet: Any
     scheduler: Any
 
-    def __init__(self, transformer: Any = None, unet: Any = None, scheduler: Any = None) -> None:
+    # No defaults: `from_pretrained` takes an argument that has one for a setting.
+    def __init__(self, transformer: Any, unet: Any, scheduler: Any) -> None:
         super().__init__()
         self.register_modules(transformer=transformer, unet=unet, scheduler=scheduler)
 
@@ -73,7 +76,7 @@ class PixelPipeline(DiffusionPipeline):
         """
         if output_type not in ("np", "pt", "latent"):
             raise AbreastError(f"output_type is np, pt or latent, not {output_type!r}.")
-        model = self.unet if self.unet is not None else self.transformer
+        model = self.transformer if self.transformer is not None else self.unet
         rows = batch_size if class_labels is None else len(class_labels)
         known = conditions(model, rows, class_labels)
         if latents is None:
