@@ -100,3 +100,14 @@ def dit() -> Any:
         sample_size=8, num_layers=2, patch_size=2, attention_head_dim=8, num_attention_heads=2, in_channels=4,
         out_channels=8, num_embeds_ada_norm=1000,
     )  # fmt: skip
+
+
+@cache
+def wan(layers: int = 4) -> Any:
+    from diffusers import WanTransformer3DModel
+
+    torch.manual_seed(0)
+    return WanTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=16,
+        freq_dim=32, ffn_dim=32, num_layers=layers, rope_max_seq_len=64,
+    ).eval()  # fmt: skip

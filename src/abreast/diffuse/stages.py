@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from abreast.core import AbreastError
+from abreast.diffuse.flops import Counting
 from abreast.diffuse.networks import result
 
 
@@ -202,19 +203,17 @@ class _Record:
 
 
 def _record(module: nn.Module, inputs: Mapping[str, Any]) -> _Record:
-    from torch.utils.flop_counter import FlopCounterMode
-
     record, begun, handles = _Record(), dict[str, float](), []
-    counter = FlopCounterMode(display=False)
+    counter = Counting()
 
     def watch(name: str, unit: nn.Module) -> None:
         def before(*_: Any) -> None:
-            begun[name] = counter.get_total_flops()
+            begun[name] = counter.total
 
         def after(_: nn.Module, __: Any, out: Any) -> None:
             count = record.seen.pop(name, (0,))[0] + 1
             versions = [t._version for t in _tensors(out)]
-            record.seen[name] = (count, out, versions, counter.get_total_flops() - begun[name])
+            record.seen[name] = (count, out, versions, counter.total - begun[name])
 
         handles.extend([unit.register_forward_pre_hook(before), unit.register_forward_hook(after)])
 
@@ -227,7 +226,7 @@ def _record(module: nn.Module, inputs: Mapping[str, Any]) -> _Record:
     finally:
         for handle in handles:
             handle.remove()
-    record.total = float(counter.get_total_flops())
+    record.total = counter.total
     return record
 
 
