@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, isfinite
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -78,10 +78,10 @@ def iterate(
         if not rule.prefix and count < len(new):
             count = 0
         rule.commit(count)
-        change = float((new - x[1:]).abs().max()) if count == len(new) else float("nan")
+        change = float((new - x[1:]).abs().max())
         begin += count
         if rule.team is None or rule.team.rank == 0:
-            lane.ledger.note(lane.last, prefix=begin, **({} if change != change else {"change": change}))
+            lane.ledger.note(lane.last, prefix=begin, **({"change": change} if isfinite(change) else {}))
         done = done if keep else []
         done.append(new[:count] if keep else new[count - 1 : count])
         rest = new[count:]
