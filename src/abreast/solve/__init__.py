@@ -21,8 +21,32 @@ _HOMES = {
     "Newton": "newton",
     "DEER": "deer",
     "QuasiDEER": "deer",
+    "ELK": "elk",
+    "ODE": "ode",
     "Jacobi": "jacobi",
     "Picard": "jacobi",
+    "diagnose": "diagnosis",
+    "lyapunov": "diagnosis",
+    "Diagnosis": "diagnosis",
+    "SerialScaling": "studies",
+    "TriangularSystem": "triangular",
+    "AdjointChain": "adjoint",
+    "InverseConvolution": "inverse_conv",
+    "AntiDiagonal": "inverse_conv",
+    "inverse_conv2d": "inverse_conv",
+    "corner_conv2d": "inverse_conv",
+    "GaussSeidel": "gauss_seidel",
+    "JacobiGS": "gauss_seidel",
+    "GSJacobi": "gauss_seidel",
+    "Anderson": "anderson",
+    "OptimizerPath": "path",
+    "ScoreDistillation": "distillation",
+    "Descent": "propeller",
+    "Propeller": "propeller",
+    "OptEx": "optex",
+    "Matern": "surrogate",
+    "Held": "surrogate",
+    "Oracle": "surrogate",
     "associative_scan": "scan",
     "affine_scan": "scan",
     "Zero": "linearize",
@@ -36,6 +60,7 @@ _HOMES = {
     "Hold": "window",
     "Constant": "window",
     "OneStep": "window",
+    "Given": "window",
     "ReuseLast": "split",
     "ReuseOwn": "split",
     "Change": "window",
@@ -43,7 +68,10 @@ _HOMES = {
     "NoiseScaled": "window",
     "Threshold": "window",
 }
-METHODS = ("Loop", "Newton", "DEER", "QuasiDEER", "Jacobi", "Picard")
+METHODS = (
+    "Loop", "Newton", "DEER", "QuasiDEER", "ELK", "Jacobi", "Picard", "GaussSeidel", "JacobiGS", "GSJacobi", "Anderson",
+    "AntiDiagonal", "Descent", "Propeller", "OptEx",
+)  # fmt: skip
 
 __all__ = ["METHODS", *_HOMES]  # noqa: PLE0604
 

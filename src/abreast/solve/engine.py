@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
+from math import ceil, isfinite
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -29,6 +30,7 @@ class Rule(Protocol):
     T: int
     team: Team | None
     unsure: Tensor | None  # [n] bool: states of the last sweep that cannot have settled, their step not being finite
+    prefix: bool  # whether a sweep's first state is always final
 
     def sweep(self, b: int, x: Tensor, ages: Tensor) -> Tensor:
         """x [n + 1, B, *state], the states b .. b + n -> new values of the last n. ages [n]: sweeps that each position
@@ -56,9 +58,11 @@ def iterate(
 ) -> Generator[int, None, Solved]:
     """Solve; yields the number of final states after each sweep, and returns `Solved`. keep: all states, else the last.
 
-    Each sweep's first state is a step from a final one, so that after k sweeps k states at least are the loop's own.
+    Each sweep's first state is a step from a final one, so that after k sweeps k states at least are the loop's own; a
+    rule without such a prefix goes on until the whole window has settled, or a hundred sweeps for each were in vain.
     """
-    T, most = rule.T, rule.T if max_sweeps is None else max_sweeps
+    T = rule.T
+    most = max_sweeps or (T if rule.prefix else 100 * ceil(T / max(1, window.end(0, T))))
     moving, begin, end, age, sweeps = stop.begin(), 0, window.end(0, rule.T), 0, 0
     x = torch.cat((rule.x0[None], window.guess.fill(rule, 0, rule.x0, end)))
     ages = torch.zeros(end, dtype=torch.long)
@@ -71,11 +75,13 @@ def iterate(
         count = min(int(still[0]) + 1, len(new)) if len(still) else len(new)
         if rule.unsure is not None and bool(rule.unsure.any()):
             count = min(count, max(1, int(rule.unsure.nonzero()[0])))
+        if not rule.prefix and count < len(new):
+            count = 0
         rule.commit(count)
-        change = float((new - x[1:]).abs().max()) if count == len(new) else float("nan")
+        change = float((new - x[1:]).abs().max())
         begin += count
         if rule.team is None or rule.team.rank == 0:
-            lane.ledger.note(lane.last, prefix=begin, **({} if change != change else {"change": change}))
+            lane.ledger.note(lane.last, prefix=begin, **({"change": change} if isfinite(change) else {}))
         done = done if keep else []
         done.append(new[:count] if keep else new[count - 1 : count])
         rest = new[count:]
@@ -86,7 +92,7 @@ def iterate(
             age = 0
         at, last = begin + len(rest), new[-1]
         fresh = window.guess.fill(rule, at, last, wanted) if wanted else new[:0]
-        x = torch.cat((new[count - 1 : count], rest, fresh))
+        x = torch.cat((new[count - 1 : count] if count else x[:1], rest, fresh))
         ages = torch.cat((ages[count:], ages.new_zeros(wanted)))
         ages[:1] = T
         yield begin
@@ -109,8 +115,11 @@ class LinearRule:
         self.linearization = resolve(linearization, problem)
         self.x0, self.T = problem.x0.detach(), problem.steps
         self.unsure: Tensor | None = None
-        lane.ledger.kinds.setdefault("scan", Kind(unit=0.0))
-        lane.ledger.kinds.setdefault("check", Kind(unit=0.0))
+        self.prefix = problem.explicit
+        kinds = lane.ledger.kinds
+        kinds.setdefault("f", problem.kind)
+        kinds.setdefault("scan", Kind(unit=0.0, flops=self.linearization.combine(problem)))
+        kinds.setdefault("check", Kind(unit=0.0))
 
     def steps(self, b: int, x: Tensor) -> Tensor:
         i = torch.arange(b, b + len(x), device=x.device)
@@ -122,10 +131,10 @@ class LinearRule:
 
     def sweep(self, b: int, x: Tensor, ages: Tensor) -> Tensor:
         lo, hi = tile(len(x) - 1, self.team)
-        local = self.local(b + lo, x[lo:hi])
+        local = self.local(b + lo, x[lo : hi + 1])
         sharded = hi - lo < len(x) - 1
         new = self.solve(local, x[lo + 1 : hi + 1], self.team if sharded else None)
-        if lo == 0:
+        if lo == 0 and self.prefix:
             check_finite(local.f[0], b)
             new[0] = local.f[0]
         new = self.sane(new, local.f, x[lo + 1 : hi + 1])
@@ -136,24 +145,25 @@ class LinearRule:
         return torch.cat(self.team.all_gather(new))
 
     def local(self, b: int, x: Tensor) -> Local:
-        """f and A at these states; one event, its size the evaluations and what A cost beside them."""
-        i = torch.arange(b, b + len(x), device=x.device)
-        with self.lane.measure("f", len(x) * (1.0 + self.linearization.columns(self.problem)), memory=self._held(x)):
-            return self.linearization.at(self.problem, i, x)
+        """f and A at these states [n + 1, B, *state], the last only an end; one event, its size the evaluations and
+        what A cost beside them."""
+        n, problem = len(x) - 1, self.problem
+        i = torch.arange(b, b + n, device=x.device)
+        size = n * (1.0 + self.linearization.columns(problem))
+        with self.lane.measure("f", size, memory=self._held(x[1:])):
+            if problem.explicit:
+                return self.linearization.at(problem, i, x[:-1])
+            return problem.between(i, x, self.linearization)
 
     def solve(self, local: Local, old: Tensor, team: Team | None) -> Tensor:
-        """old + d, d_{i+1} = A_i d_i + r_i; f itself after a state that did not move, since old + (f - old) rounds."""
+        """old + d, d_{i+1} = A_i d_i + r_i."""
         n, family = len(old), self.linearization.family
         r = (local.f - old).view(n, old.shape[1], *self.linearization.shape(self.problem))
         if self.omega != 1.0:
             r = r * self.omega
         with self.lane.measure("scan", n, span=float(rounds(n)), memory=-self._held(old)):
             d = sharded_affine_scan(family, local.A, r, team) if team else affine_scan(family, local.A, r)
-        d = d.view(old.shape)
-        new = old + d
-        still = (d[:-1] == 0).flatten(2).all(2)
-        new[1:] = torch.where(still.view(*still.shape, *[1] * (new.dim() - 2)), local.f[1:], new[1:])
-        return new
+        return moved(old, d.view(old.shape), local.f)
 
     def _held(self, old: Tensor) -> float:
         """Bytes of A for these states."""
@@ -169,6 +179,14 @@ class LinearRule:
             new = new.clamp(*self.problem.bounds)
             new[:1] = first
         return new
+
+
+def moved(old: Tensor, d: Tensor, f: Tensor) -> Tensor:
+    """old + d; f itself after a state that did not move, since old + (f - old) rounds."""
+    new = old + d
+    still = (d[:-1] == 0).flatten(2).all(2)
+    new[1:] = torch.where(still.view(*still.shape, *[1] * (new.dim() - 2)), f[1:], new[1:])
+    return new
 
 
 def tile(n: int, team: Team | None) -> tuple[int, int]:

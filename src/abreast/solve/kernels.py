@@ -16,31 +16,31 @@ from torch import Tensor
 CHUNK = 1024  # steps that a GPU's program scans at once
 
 
-def diagonal(A: Tensor, b: Tensor) -> Tensor | None:
-    """A, b [n, L] -> d [n, L]; None where nothing fused runs on these."""
-    if A.device.type == "cuda" or forced():
-        return on_gpu(A[..., None, None], b[..., None])
-    kernel = _numba(A, b)
-    return None if kernel is None else _run(kernel["diagonal"], A, b)
+def chain(A: Tensor, b: Tensor) -> Tensor | None:
+    """d of A and b [n, L], or of A [n, L, m, m] and b [n, L, m]; None where nothing fused runs on these."""
+    diagonal = A.dim() == 2
+    if (A.device.type == "cuda" or forced()) and (diagonal or A.shape[-1] <= 2):
+        return on_gpu(A[..., None, None], b[..., None]) if diagonal else on_gpu(A, b)
+    if not fits(A, b):
+        return None
+    kernel = compiled()
+    return None if kernel is None else _run(kernel["diagonal" if diagonal else "blocks"], A, b)
 
 
-def blocks(A: Tensor, b: Tensor) -> Tensor | None:
-    """A [n, L, m, m], b [n, L, m] -> d [n, L, m]; None where nothing fused runs on these."""
-    if (A.device.type == "cuda" or forced()) and A.shape[-1] <= 2:
-        return on_gpu(A, b)
-    kernel = _numba(A, b)
-    return None if kernel is None else _run(kernel["blocks"], A, b)
+def fits(A: Tensor, b: Tensor) -> bool:
+    """Whether a pass compiled for CPUs takes these."""
+    return (
+        A.device.type == "cpu"
+        and A.dtype == b.dtype
+        and A.dtype in (torch.float32, torch.float64)
+        and compiled() is not None
+    )
 
 
 def _run(kernel: Callable[..., Any], A: Tensor, b: Tensor) -> Tensor:
     out = torch.empty_like(b, memory_format=torch.contiguous_format)
     kernel(A.detach().contiguous().numpy(), b.detach().contiguous().numpy(), out.numpy())
     return out
-
-
-def _numba(A: Tensor, b: Tensor) -> dict[str, Callable[..., Any]] | None:
-    fits = A.device.type == "cpu" and A.dtype == b.dtype and A.dtype in (torch.float32, torch.float64)
-    return compiled() if fits else None
 
 
 @cache

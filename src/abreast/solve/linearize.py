@@ -41,6 +41,10 @@ class Linearization:
         """Numbers that A holds for each step and batch member."""
         return 0
 
+    def combine(self, problem: Recurrence) -> float:
+        """Floating-point operations of joining two elements of the scan."""
+        return self.family.flops(problem.x0.shape[0], self.shape(problem))
+
     def columns(self, problem: Recurrence) -> float:
         """How many evaluations A costs beside f: 1 for a formula, one for every column else."""
         return 0.0
@@ -103,7 +107,7 @@ class Diagonal(Linearization):
         if problem.structure == "diagonal":
             if problem.jacobian is not None:
                 return Local(*problem.jacobian(i, x))
-            return Local(*_push(problem, i, x, torch.ones_like(x)))
+            return Local(*product(problem, i, x, torch.ones_like(x)))
         if self.probes is not None:
             return _probed(problem, i, x, self.probes)
         f, A = _dense(problem, i, x)
@@ -131,7 +135,9 @@ class BlockDiagonal(Linearization):
         if problem.structure == "blocks" and problem.jacobian is not None:
             return Local(*problem.jacobian(i, x))
         m = x.shape[-1]
-        columns = [_push(problem, i, x, torch.eye(m, dtype=x.dtype, device=x.device)[k].expand_as(x)) for k in range(m)]
+        columns = [
+            product(problem, i, x, torch.eye(m, dtype=x.dtype, device=x.device)[k].expand_as(x)) for k in range(m)
+        ]
         return Local(columns[0][0], torch.stack([column for _, column in columns], -1))
 
 
@@ -172,7 +178,7 @@ def resolve(linearization: Linearization, problem: Recurrence) -> Linearization:
     return {"dense": Dense(), "diagonal": Diagonal(), "blocks": BlockDiagonal()}[problem.structure]
 
 
-def _push(problem: Recurrence, i: Tensor, x: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:
+def product(problem: Recurrence, i: Tensor, x: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:
     """f and J v, rows by themselves: one forward-mode product for all steps and members."""
     f, pushed = jvp(lambda y: problem.evaluate(i, y), (x,), (tangent,))[:2]
     return f, pushed
@@ -184,7 +190,7 @@ def _probed(problem: Recurrence, i: Tensor, x: Tensor, probes: int) -> Local:
     for k in range(probes):
         u = uniform(0, "probe", i.cpu().numpy(), k, n=rows)
         signs = torch.from_numpy(u > 0.5).to(x.device, x.dtype).mul_(2).sub_(1).view(x.shape)
-        f, Jz = _push(problem, i, x, signs)
+        f, Jz = product(problem, i, x, signs)
         total += signs * Jz
     return Local(f, total / probes)
 
@@ -206,7 +212,7 @@ def _dense(problem: Recurrence, i: Tensor, x: Tensor) -> Local:
     columns = []
     for part in basis.split(max(1, COLUMNS // max(x.numel(), 1))):
         tangents = part.expand(-1, *x.shape)
-        columns.append(vmap(lambda t: _push(problem, i, x, t)[1])(tangents))
+        columns.append(vmap(lambda t: product(problem, i, x, t)[1])(tangents))
     A = torch.cat(columns).flatten(3) if x.dim() > 3 else torch.cat(columns)
     return Local(f, A.reshape(d, n, B, d).permute(1, 2, 3, 0))
 

@@ -16,7 +16,7 @@ from abreast.solve.gradient import attach
 from abreast.solve.linearize import Auto, Linearization, resolve
 from abreast.solve.loop import Loop
 from abreast.solve.problem import Recurrence
-from abreast.solve.window import Change, Stop, Sweeps, Window
+from abreast.solve.window import Change, Given, OneStep, Stop, Sweeps, Window
 from abreast.workers import World
 
 
@@ -47,23 +47,31 @@ class Solver(Method):
 
     def run(self, problem: Recurrence, world: World) -> torch.Tensor:
         check(problem, self.settings_of(problem)[1])
-        if world.size > 1:
-            with torch.no_grad():
-                solved = world.map(lambda team: self._solve(problem, team.lane, team))[0]
-            lane = world.lane()
-        else:
-            lane = world.lane()
-            with torch.no_grad():
-                solved = self._solve(problem, lane, None)
         with torch.no_grad():
-            residual = problem.residual(solved.states)
-        lane.add("check", problem.steps, span=0.0)
-        lane.ledger.note(lane.last, residual=residual, status=solved.status)
+            if world.size > 1:
+                solved = world.map(lambda team: self._solve(problem, team.lane, team))[0]
+                lane = world.lane()
+            else:
+                lane = world.lane()
+                solved = self._solve(problem, lane, None)
         return attach(problem, solved.states, resolve(self.line(), problem), lane)
 
     def _solve(self, problem: Recurrence, lane: Any, team: Any) -> Solved:
+        """Sweeps; again from what they found where the residual is above what `Change` lets pass, as it can be where
+        the linearization is not the Jacobian."""
         window, stop, most = self.settings_of(problem)
-        return exhaust(iterate(self.rule(problem, lane, team), window, stop, lane, most))
+        near = max(stop.tolerance, problem.rounding) if isinstance(stop, Change) else inf
+        solved, sweeps = Solved(problem.x0[:0], 0, ""), 0
+        for _ in range(problem.steps):
+            solved = exhaust(iterate(self.rule(problem, lane, team), window, stop, lane, most and most - sweeps))
+            sweeps += solved.sweeps
+            residual = problem.residual(solved.states)
+            lane.add("check", problem.steps, span=0.0)
+            lane.ledger.note(lane.last, residual=residual, status=solved.status)
+            if not residual > near or solved.status != "converged" or sweeps == most:
+                break
+            window = replace(window, guess=Given(solved.states))
+        return solved
 
 
 def check(problem: Recurrence, stop: Stop) -> None:
@@ -83,7 +91,8 @@ class Newton(Solver):
     """Newton's method on all states at once, each sweep one affine scan.
 
     linearization: Auto takes the recurrence's own structure. sweeps: a fixed number (three is what ParaRNN's cells
-    need), tol None; or tol: the change below which a state has settled, sweeps then being no limit. omega damps.
+    need), tol None; or tol: the change below which a state has settled, sweeps then being no limit. omega damps. The
+    guess is what a step makes of the zero state.
     Source: Danieli et al., "ParaRNN", 2025. Raises AbreastError for fewer than one sweep.
     """
 
@@ -91,7 +100,7 @@ class Newton(Solver):
     sweeps: int = 3
     tol: float | None = None
     omega: float = 1.0
-    window: Window = Window()
+    window: Window = Window(guess=OneStep())
 
     def __post_init__(self) -> None:
         if self.sweeps < 1 or not 0 < self.omega <= 1:

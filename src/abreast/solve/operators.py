@@ -6,6 +6,8 @@ Axes: n steps, B batch, d state entries, m entries of a block.
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 
 from abreast.solve import kernels
@@ -27,9 +29,18 @@ class Family:
     def transpose(self, A: torch.Tensor) -> torch.Tensor:
         return A
 
+    def flops(self, batch: int, state: tuple[int, ...]) -> float:
+        """Floating-point operations of (later o earlier) with what is added."""
+        return float(batch * prod(state))
+
+    def flat(self, A: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A and b as the fused passes take them: [n, L, m, m] and [n, L, m], or [n, L] both."""
+        raise NotImplementedError
+
     def serial(self, A: torch.Tensor, b: torch.Tensor) -> torch.Tensor | None:
-        """d_{i+1} = A_i d_i + b_i from d_0 = 0 by the fused pass; None where none runs on these."""
-        return None
+        """d_{i+1} = A_i d_i + b_i from d_0 = 0 by a fused pass; None where none runs on these."""
+        out = kernels.chain(*self.flat(A, b))
+        return None if out is None else out.view(b.shape)
 
     def total(self, A: torch.Tensor | None, b: torch.Tensor) -> torch.Tensor | None:
         """The product of all A, the last leftmost, by halving."""
@@ -82,10 +93,12 @@ class _Diagonal(Family):
     def product(self, later: torch.Tensor, earlier: torch.Tensor) -> torch.Tensor:
         return later * earlier
 
-    def serial(self, A: torch.Tensor, b: torch.Tensor) -> torch.Tensor | None:
+    def flops(self, batch: int, state: tuple[int, ...]) -> float:
+        return 3.0 * batch * prod(state)
+
+    def flat(self, A: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         n = len(b)
-        out = kernels.diagonal(A.expand_as(b).reshape(n, -1), b.reshape(n, -1))
-        return None if out is None else out.view(b.shape)
+        return A.expand_as(b).reshape(n, -1), b.reshape(n, -1)
 
 
 class _Dense(Family):
@@ -102,10 +115,12 @@ class _Dense(Family):
     def transpose(self, A: torch.Tensor) -> torch.Tensor:
         return A.transpose(-1, -2)
 
-    def serial(self, A: torch.Tensor, b: torch.Tensor) -> torch.Tensor | None:
+    def flops(self, batch: int, state: tuple[int, ...]) -> float:
+        return 2.0 * batch * prod(state) * state[-1] * (state[-1] + 1)
+
+    def flat(self, A: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         n, d = len(b), b.shape[-1]
-        out = kernels.blocks(A.reshape(n, -1, d, d), b.reshape(n, -1, d))
-        return None if out is None else out.view(b.shape)
+        return A.reshape(n, -1, d, d), b.reshape(n, -1, d)
 
 
 ZERO, IDENTITY, DIAGONAL, DENSE = _Zero(), _Identity(), _Diagonal(), _Dense()

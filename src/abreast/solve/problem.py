@@ -6,12 +6,12 @@ Axes: T steps, B batch, n steps evaluated at once, I inputs, H hidden units.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 
-from abreast.core import AbreastError, Method, Problem, Run
+from abreast.core import AbreastError, Kind, Method, Problem, Run
 
 Structure = Literal["dense", "diagonal", "blocks"]
 Step = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -27,7 +27,8 @@ class Recurrence(Problem[torch.Tensor]):
     steps can be evaluated at once. x0 [B, *state]. bounds: numbers that contain every state of the solution; iterates
     are clipped to them. structure: of df/dx, where it is known: "diagonal", or "blocks" over the last axis of the
     state. jacobian: (i, x) -> f and df/dx in that structure ([n, B, *state], [n, B, *state, m] or [n, B, d, d]), where
-    a formula is at hand. Gradients flow to whatever f closes over, and to x0.
+    a formula is at hand. flops, reads: floating-point operations of one step, bytes that a call reads whatever its
+    steps (weights): what a replay prices. Gradients flow to whatever f closes over, and to x0.
 
     Raises AbreastError where f does not give states of x0's shape and type.
     """
@@ -38,6 +39,8 @@ class Recurrence(Problem[torch.Tensor]):
     bounds: tuple[float, float] | None = None
     structure: Structure = "dense"
     jacobian: Jacobian | None = field(default=None, repr=False, compare=False)
+    flops: float = field(default=0.0, repr=False)
+    reads: float = field(default=0.0, repr=False)
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -50,6 +53,24 @@ class Recurrence(Problem[torch.Tensor]):
             )
         with torch.no_grad():
             check_step(self.f, self.x0)
+
+    def head(self, steps: int) -> Recurrence:
+        """The same recurrence's first steps."""
+        return replace(self, steps=min(steps, self.steps))
+
+    @property
+    def kind(self) -> Kind:
+        """What one evaluation is worth."""
+        return Kind(flops=self.flops, reads=self.reads)
+
+    @property
+    def explicit(self) -> bool:
+        """Whether a sweep is made of f at the old states; else of what the problem makes of both ends of each step."""
+        return True
+
+    def between(self, i: torch.Tensor, x: torch.Tensor, linearization: Any) -> Any:
+        """What a sweep is made of (`Local`) where it is not f at the old states x [n + 1, B, *state]."""
+        raise NotImplementedError(f"{type(self).__name__} is explicit.")
 
     @property
     def reference(self) -> Method:
@@ -135,6 +156,7 @@ class CellSequence(Recurrence):
         weights = next(cell.parameters(), None)
         if weights is not None and weights.dtype != inputs.dtype:
             raise AbreastError(f"the cell is in {weights.dtype} and its inputs in {inputs.dtype}: convert one of them.")
+        numbers = sum(w.numel() for w in cell.parameters())
         given = Projected(found.project, inputs, list(cell.parameters()))
 
         def f(i: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
@@ -150,14 +172,19 @@ class CellSequence(Recurrence):
         for name, value in (
             ("cell", cell), ("inputs", inputs), ("h0", h0), ("f", f), ("x0", h0), ("steps", len(inputs)),
             ("bounds", bounds), ("structure", found.structure), ("jacobian", jacobian),
+            ("flops", 2.0 * numbers * inputs.shape[1]), ("reads", float(numbers * inputs.element_size())),
         ):  # fmt: skip
             object.__setattr__(self, name, value)
         object.__setattr__(self, "form", found)
         self.__post_init__()
 
+    def head(self, steps: int) -> CellSequence:
+        return CellSequence(self.cell, self.inputs[:steps], self.h0, self.bounds)
+
     def begin(self) -> Step:
-        given = self.form.project(self.inputs)  # type: ignore[attr-defined]
-        return lambda i, h: self.form.step(given[i], h)  # type: ignore[attr-defined]
+        # Split once: the backward of indexing writes zeros for all other steps, every time.
+        rows = self.form.project(self.inputs).split(1)  # type: ignore[attr-defined]
+        return lambda i, h: self.form.step(rows[int(i)], h)  # type: ignore[attr-defined]
 
 
 class Projected:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from abreast.zoo.mixture import Mixture
     from abreast.zoo.models import check, load, resolve, weights
     from abreast.zoo.prompts import Prompt, chat_ids, evaluation, few, training_prompts
+    from abreast.zoo.recurrences import Unrolled, g2p_gru, pronunciations, silero_lstm, spoken
     from abreast.zoo.typos import Typos
 
 _HOMES = {
@@ -30,6 +31,7 @@ _HOMES = {
     "mixture": ("Mixture",),
     "models": ("check", "load", "resolve", "weights"),
     "prompts": ("Prompt", "chat_ids", "evaluation", "few", "training_prompts"),
+    "recurrences": ("Unrolled", "g2p_gru", "pronunciations", "silero_lstm", "spoken"),
     "typos": ("Typos",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -42,6 +44,7 @@ __all__ = [
     "Source",
     "TableLM",
     "Typos",
+    "Unrolled",
     "chat_ids",
     "check",
     "clip",
@@ -52,12 +55,16 @@ __all__ = [
     "evaluation",
     "fetch",
     "few",
+    "g2p_gru",
     "load",
     "load_denoiser",
     "load_pipeline",
     "photographs",
     "photos",
+    "pronunciations",
     "resolve",
+    "silero_lstm",
+    "spoken",
     "talking_head",
     "tokens_per_call",
     "training_prompts",
