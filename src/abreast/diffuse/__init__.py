@@ -30,6 +30,15 @@ _HOMES = {
     "ParaStep": "steps.parastep",
     "PCM": "steps.pcm",
     "train_pcm": "steps.pcm",
+    "AsyncStages": "layers.async_stages",
+    "LightningCP": "layers.lightning",
+    "CachedSteps": "layers.lightning",
+    "FeatureCache": "layers.feature_cache",
+    "ForegroundAttention": "layers.foreground",
+    "Mask": "layers.foreground",
+    "DualPipeline": "frames.dual_pipeline",
+    "BlockQueue": "frames.block_queue",
+    "continuity": "frames.block_queue",
     "fork": "schedule",
     "step_at": "schedule",
     "scaled": "schedule",
@@ -38,7 +47,10 @@ _HOMES = {
     "sigma": "levels",
     "tolerance_scale": "levels",
 }
-METHODS = ("Sequential", "FewerSteps", "ParaDiGMS", "ParaStep", "PCM")
+METHODS = (
+    "Sequential", "FewerSteps", "ParaDiGMS", "ParaStep", "PCM", "AsyncStages", "LightningCP", "CachedSteps",
+    "DualPipeline",
+)  # fmt: skip
 
 __all__ = ["METHODS", *_HOMES]  # noqa: PLE0604
 
