@@ -1,8 +1,7 @@
 """Solvers beside what one would use instead, in one process: ratios of medians of interleaved repeats.
 
-Scans against torch's own associative scan; DEER against torch's fused GRU and against the loop, forward and backward, at
-17,000 steps; the parallel Runge-Kutta chain against torchdiffeq. On a CPU the sequential side usually wins in seconds:
-the span column says what a wider machine has to gain.
+Scans against torch's own associative scan; DEER against torch.nn.GRU and against the loop, forward and backward, at
+17,000 steps; the parallel Runge-Kutta chain against torchdiffeq. The span column says what a wider machine gains.
 """
 
 from __future__ import annotations

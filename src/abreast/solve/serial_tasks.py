@@ -179,7 +179,9 @@ class Denoiser(nn.Module):
 Loss = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
 
-def fit(net: nn.Module, loss: Loss, task: Words, K: int, updates: int, batch: int, seed: int, final: bool = False) -> None:
+def fit(
+    net: nn.Module, loss: Loss, task: Words, K: int, updates: int, batch: int, seed: int, final: bool = False
+) -> None:
     """Adam on fresh words of up to K symbols; `final`: only a word's last answer is given, of words of every length."""
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(net.parameters(), 3e-3)

@@ -75,7 +75,9 @@ class SerialScaling:
         names = [f"sweeps, T = {T}" for T in self.lengths]
         yield Grid("chains h' = tanh(g W h + u), d = 16, change < 1e-9",
                    ["gain", "seed", "LLE", *names, "last by first", "sweeps/T"], rows)  # fmt: skip
-        yield Figure("sweeps by steps against the largest Lyapunov exponent", "LLE", "sweeps/T", {"DEER": sorted(points)})
+        yield Figure(
+            "sweeps by steps against the largest Lyapunov exponent", "LLE", "sweeps/T", {"DEER": sorted(points)}
+        )
         span = f"sweeps({self.lengths[-1]}) / sweeps({self.lengths[0]})"
         yield at_most(f"{span} where LLE < -0.15, the largest", worst["stable"], 1.5)
         yield at_least(f"{span} where LLE > +0.02, the smallest", worst["chaotic"], 3.0)
