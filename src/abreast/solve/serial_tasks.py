@@ -159,7 +159,8 @@ class Denoiser(nn.Module):
         return self.head(self.blocks(torch.cat((word, last), 1)))[:, -1]
 
     def loss(self, tokens_BK: Tensor, answers_B: Tensor, generator: torch.Generator) -> Tensor:
-        level = torch.rand(len(answers_B), generator=generator)
+        # Half of them are pure noise, where sampling starts: else the net learns to read the answer, not the word.
+        level = (2 * torch.rand(len(answers_B), generator=generator)).clamp_max(1.0)
         noise = torch.randn(len(answers_B), self.classes, generator=generator)
         y = (1 - level[:, None]).sqrt() * one_hot(answers_B, self.classes) + level[:, None].sqrt() * noise
         return cross_entropy(self(tokens_BK, y, level), answers_B)
@@ -179,7 +180,9 @@ class Denoiser(nn.Module):
 Loss = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
 
-def fit(net: nn.Module, loss: Loss, task: Words, K: int, updates: int, batch: int, seed: int, final: bool = False) -> None:
+def fit(
+    net: nn.Module, loss: Loss, task: Words, K: int, updates: int, batch: int, seed: int, final: bool = False
+) -> None:
     """Adam on fresh words of up to K symbols; `final`: only a word's last answer is given, of words of every length."""
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(net.parameters(), 3e-3)
