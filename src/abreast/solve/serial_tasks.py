@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import permutations
+from itertools import pairwise, permutations
 from math import sqrt
 
 import torch
@@ -170,7 +170,7 @@ class Denoiser(nn.Module):
         """Answers [B] after that many ancestral steps from pure noise, variance from 1 to 0 evenly."""
         y = torch.randn(len(tokens_BK), self.classes, generator=generator)
         levels = torch.linspace(1, 0, steps + 1)
-        for now, then in zip(levels[:-1], levels[1:]):
+        for now, then in pairwise(levels):
             clean = self(tokens_BK, y, now.expand(len(y))).softmax(-1)
             noise = torch.randn(y.shape, generator=generator)
             y = sqrt(1 - then) * clean + sqrt(then) * noise

@@ -118,8 +118,8 @@ class SerialScaling:
             for s in steps:
                 generator = torch.Generator().manual_seed(10**6 + k)
                 tokens, answers = task.draw(512, k, generator)
-                right = (net.sample(tokens, s, generator) == answers[:, -1]).float().mean()
-                curves[f"{s} steps"].append((float(k), float(right)))
+                said = net.sample(tokens, s, generator)
+                curves[f"{s} steps"].append((float(k), accuracy_of(said, answers[:, -1])))
         yield Figure("word problem in Z2, final answer by diffusion", "symbols", "right", curves)
         yield Grid("word problem in Z2, final answer by diffusion", ["symbols", *curves],
                    [[k, *(points[i][1] for points in curves.values())] for i, k in enumerate(lengths)])  # fmt: skip
@@ -160,6 +160,11 @@ def chain(gain: float, T: int, seed: int, d: int = 16, drive: float = 0.3) -> Re
         return out, (1 - out * out)[..., None] * W
 
     return Recurrence(f, torch.zeros(1, d, dtype=torch.float64), T, bounds=(-1.0, 1.0), jacobian=jacobian)
+
+
+def accuracy_of(said: Tensor, answers: Tensor) -> float:
+    """The share that is right."""
+    return torch.eq(said, answers).float().mean().item()
 
 
 def reset(net: torch.nn.Module, seed: int = 0) -> None:
