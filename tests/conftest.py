@@ -19,3 +19,32 @@ def one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def pools():
+    """Warm pools of processes by size, started when first asked for and closed at the end."""
+    from abreast.workers import Pool
+
+    started = {}
+
+    def pool(size):
+        if size not in started:
+            started[size] = Pool(size, limit=60.0)
+        return started[size]
+
+    yield pool
+    for each in started.values():
+        each.close()
+
+
+@pytest.fixture
+def pool2(pools):
+    """The session's pool of 2 processes: World(pool=pool2)."""
+    return pools(2)
+
+
+@pytest.fixture
+def pool4(pools):
+    """The session's pool of 4 processes."""
+    return pools(4)

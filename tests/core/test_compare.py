@@ -61,7 +61,7 @@ def test_controls_that_are_sized_anew_share_a_row():
 
 
 def test_facts_are_plain():
-    facts = compare(PROBLEMS, [Speculative(wrong_every=7)], world=lambda: World(Machine())).facts()
+    facts = compare(PROBLEMS, [Speculative(wrong_every=7)], world=lambda: World(machine=Machine())).facts()
     row = facts["rows"][1]
     assert not facts["interrupted"] and row["label"] == "Speculative(wrong_every=7)" and row["kept"] is True
     assert row["quality"]["zeros"] == facts["rows"][0]["quality"]["zeros"]

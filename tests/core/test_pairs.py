@@ -21,7 +21,7 @@ def test_chain_speculation_with_a_perfect_drafter():
 
 
 def test_a_drafter_beside_its_target():
-    world = World(Machine())
+    world = World(machine=Machine())
     target, draft = world.lane(), world.lane("draft")
     world.ledger.kinds["draft"] = Kind(unit=0.25)
     for _ in range(16):
@@ -102,7 +102,7 @@ def test_exposed_transfers():
 
 def vote(machine):
     """Five traces; three of them agree when the clock shows 8, and the other two are stopped."""
-    world = World(machine)
+    world = World(machine=machine)
     root = world.lane()
     traces = [root.fork(f"trace {i}") for i in range(5)]
     for i, tokens in enumerate([4, 6, 8, 8, 8]):

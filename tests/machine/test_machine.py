@@ -39,6 +39,13 @@ def test_roofline_then_unit():
     assert Machine().seconds(event(size=4), Kind(unit=0.5, flops=1e9, reads=1e9)) == 0.5
 
 
+def test_shares_of_a_call_take_that_share_of_its_time():
+    machine = Machine(flops=100.0, bandwidth=10.0, curves={"f": [(1, 1.0), (4, 2.0)]})
+    for kind, plain in (("f", Kind()), ("g", Kind(flops=200, reads=50)), ("g", Kind(reads=50)), ("g", Kind(unit=3.0))):
+        whole = machine.seconds(event(kind, size=4), plain)
+        assert machine.seconds(event(kind, size=4 * 0.25, span=0.25), plain) == pytest.approx(whole / 4)
+
+
 def test_transfers_and_speeds():
     machine = Machine(latency=1.0, link=4.0, speed={"1": 0.5, "1/fast": 2.0})
     assert machine.seconds(event(size=2, span=3, bytes=16, lane="1"), Kind()) == 3 + 2

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given
@@ -77,3 +81,30 @@ def test_scan_is_differentiable_and_agrees_with_torchs() -> None:
 def test_leaves_of_different_lengths() -> None:
     with pytest.raises(Exception, match="same length"):
         solve.associative_scan(lambda p, q: p, (torch.zeros(3), torch.zeros(4)))
+
+
+TRITON = """
+import torch
+from abreast.solve import kernels
+from abreast.solve.operators import DENSE, DIAGONAL
+kernels.CHUNK = 8
+assert kernels.forced()
+for n in (1, 3, 8, 29):
+    torch.manual_seed(n)
+    for family, A, b in (
+        (DIAGONAL, torch.rand(n, 3, 2), torch.randn(n, 3, 2)),
+        (DENSE, torch.randn(n, 3, 4, 2, 2) / 2, torch.randn(n, 3, 4, 2)),
+    ):
+        got, d = family.serial(A, b), torch.zeros_like(b[0])
+        for i in range(n):
+            d = family.apply(A[i], d) + b[i]
+            assert torch.allclose(got[i], d, atol=1e-5), (family.name, n, i)
+print("same")
+"""
+
+
+def test_triton_programs_in_their_interpreter() -> None:
+    pytest.importorskip("triton")
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", TRITON], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "same", done.stderr

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,9 +36,3 @@ def html(saved: list[dict[str, Any]]) -> str:
     from abreast.web.page import page
 
     return page(saved)
-
-
-@pytest.fixture
-def file(html: str, tmp_path: Path) -> Path:
-    (tmp_path / "page.html").write_text(html, encoding="utf-8")
-    return tmp_path / "page.html"

@@ -4,62 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from abreast.web.page import embedded
+from tests.web.browser import BROWSER, Reader, drive, read
 from tests.web.conftest import PROMPT
-
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome") or ""
-VOID = {"meta", "link", "input", "br"}
-
-
-class Reader(HTMLParser):
-    """Open elements, everything that would be loaded, and the text of scripts."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.loaded: list[str] = []
-        self.ids: list[str] = []
-        self.scripts: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        facts = dict(attrs)
-        self.loaded += [facts[name] or "" for name in ("src", "href", "srcset", "data") if name in facts]
-        self.ids += [facts["id"] or ""] if "id" in facts else []
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] == "script":
-            self.scripts[-1] += data
 
 
 @pytest.fixture(scope="module")
-def read(html: str) -> Reader:
-    reader = Reader()
-    reader.feed(html)
-    reader.close()
-    return reader
+def reader(html: str) -> Reader:
+    return read(html)
 
 
-def test_it_is_whole_and_loads_nothing(html: str, read: Reader) -> None:
-    assert html.startswith("<!doctype html>") and read.open == []
-    assert len(set(read.ids)) == len(read.ids)
-    assert read.loaded == ["data:,"]
+def test_it_is_whole_and_loads_nothing(html: str, reader: Reader) -> None:
+    assert html.startswith("<!doctype html>") and reader.open == []
+    assert len(set(reader.ids)) == len(reader.ids)
+    assert reader.loaded == ["data:,"]
     assert not re.search(r"@import|url\(\s*['\"]?http|fetch\(|XMLHttpRequest|import\(", html)
-    assert len(read.scripts) == 2
+    assert len(reader.scripts) == 2
 
 
 def test_the_table_stands_without_scripts(html: str, saved: list[dict[str, Any]]) -> None:
@@ -68,15 +33,15 @@ def test_the_table_stands_without_scripts(html: str, saved: list[dict[str, Any]]
     assert "times as fast" in html or "Nothing beats" in html
 
 
-def test_texts_cannot_leave_their_element(html: str, read: Reader) -> None:
+def test_texts_cannot_leave_their_element(html: str, reader: Reader) -> None:
     assert "alert(1)</script>" not in html
-    data = json.loads(read.scripts[0])
+    data = json.loads(reader.scripts[0])
     assert data[0]["problems"][0]["prompt"] == PROMPT
     assert json.loads(embedded("</script><!--\u2028&")) == "</script><!--\u2028&"
 
 
-def test_lanes_spell_the_answers(read: Reader, saved: list[dict[str, Any]]) -> None:
-    data = json.loads(read.scripts[0])[0]
+def test_lanes_spell_the_answers(reader: Reader, saved: list[dict[str, Any]]) -> None:
+    data = json.loads(reader.scripts[0])[0]
     assert data["clocks"][0]["id"] == "here" and len(data["clocks"]) > 3
     for problem, lanes in enumerate(data["races"]):
         rows = [row for row in saved[0]["rows"] if row["problem"] == problem]
@@ -86,8 +51,8 @@ def test_lanes_spell_the_answers(read: Reader, saved: list[dict[str, Any]]) -> N
                 assert all(start <= end for start, end in zip(starts, ends)) and sorted(ends) == ends
 
 
-def test_figures(read: Reader) -> None:
-    data = json.loads(read.scripts[0])[0]
+def test_figures(reader: Reader) -> None:
+    data = json.loads(reader.scripts[0])[0]
     assert {data["methods"][curve["method"]]["name"] for curve in data["acceptance"]} >= {"Jacobi"}
     assert data["cost"]["means"] and all(seconds > 0 for _, seconds, _ in data["cost"]["means"])
     for picture in data["jacobi"]:
@@ -95,11 +60,11 @@ def test_figures(read: Reader) -> None:
 
 
 DRIVE = """
-<script>
 const pressed = (key) => new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true });
 const press = (key) => document.body.dispatchEvent(pressed(key));
 const shown = () => [...document.querySelectorAll("#model-0 .text span")].filter((span) => !span.hidden).length;
-const race = document.querySelector("#model-0 .race"), seen = { whole: shown() };
+const race = document.querySelector("#model-0 .race");
+seen.whole = shown();
 const seek = race.querySelector(".seek");
 seek.value = 0;
 seek.dispatchEvent(new Event("input"));
@@ -122,25 +87,12 @@ seen.second = !document.getElementById("model-1").hidden && document.getElementB
 seen.figures = document.querySelectorAll("#model-1 figure svg[role=img]").length;
 seen.picture = document.querySelector("#model-1 .jacobi canvas").width > 0;
 seen.wide = document.documentElement.scrollWidth <= innerWidth;
-document.body.setAttribute("data-seen", JSON.stringify(seen));
-</script>
 """
 
 
 @pytest.mark.skipif(not BROWSER, reason="no chromium")
-def test_it_lives(file: Path, html: str, tmp_path: Path) -> None:
-    file.write_text(html.replace("</body>", DRIVE + "</body>"), encoding="utf-8")
-    command = [
-        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
-        f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--window-size=500,900",
-        "--virtual-time-budget=2000", "--dump-dom", file.as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert console == []
-    found = re.search(r'data-seen="([^"]*)"', done.stdout)
-    assert found is not None
-    seen = json.loads(found[1].replace("&quot;", '"').replace("&amp;", "&"))
+def test_it_lives(html: str, tmp_path: Path) -> None:
+    seen = drive(html, DRIVE, tmp_path)
     assert seen["none"] == seen["back"] == 0 < seen["first"] < seen["whole"] == seen["clocked"]
     assert seen["playing"] and seen["paused"] and seen["second"] and seen["picture"] and seen["wide"]
     assert seen["figures"] == 2 and "bounds" in seen["note"]

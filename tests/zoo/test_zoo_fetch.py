@@ -73,6 +73,13 @@ def test_fetch_unpacks_one_member_once(source: manifest.Source, monkeypatch: pyt
     assert manifest.fetch("tiny") == path
 
 
+def test_a_source_may_have_more_members(source: manifest.Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = "abreast_tiny-1.0.dist-info/METADATA"
+    monkeypatch.setitem(manifest.SOURCES, "tiny", replace(source, more=(more,), options=("--python-version", "3.12")))
+    path = manifest.fetch("tiny", lambda _: None)
+    assert path.read_bytes() == CONTENT and (path.parent / "METADATA").read_text().startswith("Metadata")
+
+
 def test_interrupted_fetch_leaves_nothing_and_is_redone(
     source: manifest.Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,7 +61,7 @@ Model = Annotated[str, typer.Option("--model", "-m", help="A zoo name, a folder,
 Device = Annotated[str, typer.Option(help="Where the model runs, as torch names it.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of torch; its own choice where not given.")]
 Out = Annotated[Path, typer.Option(help="The folder that results are written to.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON; abreast.web.record says what is in it.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON; abreast.web.saved says what is in it.")]
 
 
 @app.command()
@@ -106,6 +106,49 @@ def compare_decode(
         model, methods, prompt or [], prompt_file, prompts, max_new_tokens, sampling, chat, device, dtype, seed, threads
     )
     run_compare(asked, live, json, out)
+
+
+Cell = Annotated[str | None, typer.Option(help="A random torch cell: gru, lstm or rnn; gru by default.")]
+Real = Annotated[str | None, typer.Option(help="A trained one of the zoo: silero or g2p.")]
+Module = Annotated[
+    str | None, typer.Option(metavar="FILE.py:NAME", help="Your own solve.Recurrence, or what makes it.")
+]
+Width = Annotated[int | None, typer.Option(min=1, help="Hidden units of a random cell; 32 by default.")]
+Inputs = Annotated[int | None, typer.Option(min=1, help="Features of its inputs; 16 by default.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Steps of the sequence; 512 by default.")]
+Batch = Annotated[int | None, typer.Option(min=1, help="Sequences at once; 4 by default.")]
+Gain = Annotated[float | None, typer.Option(help="Factor of the recurrent weights; 1 by default.")]
+Seed = Annotated[int, typer.Option(help="Of every draw.")]
+Floats = Annotated[str | None, typer.Option("--dtype", help="float32 or float64.")]
+
+
+@compare_app.command("solve")
+def compare_solve(
+    cell: Cell = None,
+    real: Real = None,
+    module: Module = None,
+    width: Width = None,
+    inputs: Inputs = None,
+    steps: Steps = None,
+    batch: Batch = None,
+    gain: Gain = None,
+    seed: Seed = 0,
+    dtype: Floats = None,
+    methods: Annotated[str | None, typer.Option(help="Comma-separated names: deer, quasi-deer, picard, ...")] = None,
+    tol: Annotated[float | None, typer.Option(help="The change let pass; each method's own by default.")] = None,
+    window: Annotated[int | None, typer.Option(min=1, help="States solved for at once; all by default.")] = None,
+    grad: Annotated[bool, typer.Option("--grad", help="Hold gradients against autograd's, too.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Ranks that share the steps, in this process.")] = 1,
+    threads: Threads = None,
+    json: Json = False,
+    out: Out = Path("out"),
+) -> None:
+    """Unroll a recurrence in parallel over time, beside its loop."""
+    from abreast.cli.recurrences import Asked
+    from abreast.cli.solve import Options, run_compare_solve
+
+    asked = Asked(cell, real, module, width, inputs, steps, batch, gain, seed, dtype)
+    run_compare_solve(asked, Options(methods, tol, window, grad, workers, threads), json, out)
 
 
 @app.command("try")

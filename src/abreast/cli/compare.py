@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import typer
 from rich.console import Console
 
-from abreast.cli import INTERRUPTED, inputs
+from abreast.cli import inputs
+from abreast.cli.show import names_of, show
 from abreast.core.compare import Table, compare
-from abreast.core.errors import AbreastError, nearest
 from abreast.core.problem import Method, Problem, Run, label
 from abreast.web import record
-from abreast.web.files import to_json, writable, write
+from abreast.web.files import writable
+from abreast.web.saved import here
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,11 @@ def run_compare(asked: Asked, live: bool, as_json: bool, out: Path) -> None:
     console = Console(stderr=True, highlight=False)
     sampling = Sampling(**asked.sampling)
     given = inputs.read_prompts(asked.prompt, asked.prompt_file, asked.prompts)
-    names = _names(asked.methods)
+    names = None
+    if asked.methods is not None:
+        from abreast.decode.lineup import METHOD_NAMES
+
+        names = names_of(asked.methods, METHOD_NAMES)
     writable(out)
     inputs.set_threads(asked.threads)
     with console.status(f"loading {asked.model}"):
@@ -99,10 +103,6 @@ class Contest:
         """What the runs do not know."""
         from dataclasses import asdict
 
-        import torch
-
-        from abreast.machine.calibrate import cpu_name
-
         return {
             "title": self.title or Path(self.name).name,
             "model": self.name,
@@ -111,7 +111,7 @@ class Contest:
             "seed": self.seed,
             "max_new_tokens": self.max_new_tokens,
             "sampling": asdict(self.sampling),
-            "machine": {"cpu": cpu_name(), "threads": torch.get_num_threads(), "torch": str(torch.__version__)},
+            "machine": here(),
             "curve": self._curve(),
         }
 
@@ -136,40 +136,6 @@ def choose(names: list[str] | None, model_name: str, model: Any, tokenizer: Any)
     if names is None:
         return lineup(model_name, model, tokenizer)
     return [method(name, model_name, model) for name in names]
-
-
-def show(saved: dict[str, Any], where: Path, as_json: bool, console: Console) -> None:
-    """Write JSON and page to `where`; print the table, or the JSON. Exits as interrupted where the run was."""
-    from abreast.cli.tables import print_comparison
-    from abreast.web.page import page
-
-    facts = to_json(saved)
-    found = saved.get("comparisons", [saved])
-    paths = [write(where.with_suffix(".json"), facts), write(where.with_suffix(".html"), page(found))]
-    if as_json:
-        typer.echo(to_json(record.bare(saved)))
-    else:
-        for one in found:
-            print_comparison(one, Console(highlight=False))
-    for path in paths:
-        console.print(f"wrote {path}", style="dim", markup=False, soft_wrap=True)
-    if any(one["interrupted"] for one in found):
-        raise typer.Exit(INTERRUPTED)
-
-
-def _names(methods: str | None) -> list[str] | None:
-    """Names of methods, checked before anything is loaded."""
-    if methods is None:
-        return None
-    from abreast.decode.lineup import METHOD_NAMES
-
-    names = [name.strip() for name in methods.split(",") if name.strip()]
-    if not names:
-        raise AbreastError(f"--methods names none: {nearest('', METHOD_NAMES)}")
-    for name in names:
-        if name not in METHOD_NAMES:
-            raise AbreastError(f"no method is called {name!r}: {nearest(name, METHOD_NAMES)}")
-    return names
 
 
 @contextmanager

@@ -9,12 +9,13 @@ from rich.console import Console
 
 from abreast.cli import inputs
 from abreast.cli.calibrate import faster, measure, measured
-from abreast.cli.compare import Contest, choose, show
+from abreast.cli.compare import Contest, choose
+from abreast.cli.show import show
 from abreast.core.errors import AbreastError
 from abreast.core.problem import Method
 from abreast.machine.calibrate import Calibration, fingerprint
-from abreast.web import record
 from abreast.web.files import writable
+from abreast.web.saved import several
 
 PROMPTS = 4
 TOKENS, FEWEST = 96, 24
@@ -46,7 +47,7 @@ def run_demo(out: Path, max_new_tokens: int | None, threads: int | None, as_json
         raise AbreastError(f"there is no model to show anything on. {' '.join(missing)}")
     if not found:
         raise KeyboardInterrupt
-    show(record.several(found), out / "demo", as_json, console)
+    show(several(found), out / "demo", as_json, console)
 
 
 def _contest(name: str, title: str, tokens: int | None, console: Console) -> tuple[Contest, list[Method]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ from rich.table import Table
 
 from abreast.cli.tables import print_comparison
 from abreast.core.errors import AbreastError, nearest
-from abreast.core.ledger import Ledger
-from abreast.web import record
+from abreast.core.ledger import Ledger, Priced
+from abreast.machine import MACHINES, replay
+from abreast.web.drawings import priced
 from abreast.web.files import read_json, to_json, write
 from abreast.web.page import page
+from abreast.web.saved import ledger_of, load
 from abreast.web.trace import trace
 
 
@@ -23,39 +27,40 @@ def show_report(saved: Path, html: Path | None, to: Path | None, machine: str | 
     console, stderr = Console(highlight=False), Console(stderr=True, highlight=False)
     facts = read_json(saved)
     if isinstance(facts, dict) and "schema" not in facts and "events" in facts:
-        ledgers = {saved.stem: Ledger.from_json(json.dumps(facts))}
-        _print(ledgers[saved.stem], console)
+        ledger = Ledger.from_json(json.dumps(facts))
+        ledgers = {saved.stem: _on(ledger, machine)}
+        _print(ledger, console)
         if html is not None:
             raise AbreastError(f"{saved} is a ledger alone: a page is made of what compare or demo wrote.")
     else:
-        found = record.load(saved)
+        found = load(saved)
         for one in found:
             print_comparison(one, console)
         path = write(html or saved.with_suffix(".html"), page(found))
         stderr.print(f"wrote {path}", style="dim", markup=False, soft_wrap=True)
-        ledgers = _ledgers(found)
+        ledgers = _named(found, machine) if to is not None else {}
     if to is not None:
-        path = write(to, to_json(trace(_on(ledgers, machine))))
+        path = write(to, to_json(trace(ledgers)))
         stderr.print(f"wrote {path}", style="dim", markup=False, soft_wrap=True)
 
 
-def _ledgers(found: list[dict[str, Any]]) -> dict[str, Ledger]:
-    return {
-        f"{one['title']}: {row['method']}, {one['problems'][row['problem']]['name']}": record.ledger_of(row)
-        for one in found
-        for row in one["rows"]
-    }
+def _named(found: list[dict[str, Any]], machine: str | None) -> dict[str, Ledger]:
+    """Every run's ledger, as it is or timed on a described machine."""
+    ledgers = {}
+    for one in found:
+        for row in one["rows"]:
+            name = f"{one['title']}: {row['method']}, {one['problems'][row['problem']]['name']}"
+            ledgers[name] = _on(ledger_of(row), machine, partial(priced, one))
+    return ledgers
 
 
-def _on(ledgers: dict[str, Ledger], machine: str | None) -> dict[str, Ledger]:
-    """The ledgers as they are, or timed on a described machine."""
+def _on(ledger: Ledger, machine: str | None, prices: Callable[[str], Priced] = MACHINES.__getitem__) -> Ledger:
+    """A ledger as it is, or timed on a described machine."""
     if machine is None:
-        return ledgers
-    from abreast.machine import MACHINES, replay
-
+        return ledger
     if machine not in MACHINES:
         raise AbreastError(f"no machine is described as {machine!r}: {nearest(machine, MACHINES)}")
-    return {name: replay(ledger, MACHINES[machine]) for name, ledger in ledgers.items()}
+    return replay(ledger, prices(machine))
 
 
 def _print(ledger: Ledger, console: Console) -> None:

@@ -5,13 +5,20 @@ from __future__ import annotations
 import typer
 
 from abreast.core.errors import AbreastError, nearest
+from abreast.zoo.diffusion import DENOISERS
 from abreast.zoo.manifest import SOURCES, fetch
-from abreast.zoo.models import EMBEDDED, NAMES, resolve
+from abreast.zoo.models import EMBEDDED, NAMES, resolve, weights
 from abreast.zoo.models import check as states
 
 _OURS = {
     "code": "a language model of Python source code, trained by abreast.zoo.train",
     "code-draft": "a smaller one with the same tokens, to draft for it",
+}
+_PAINTERS = {
+    "digits-unet": "a diffusion UNet of handwritten digits",
+    "digits-dit": "a diffusion transformer of handwritten digits",
+    "carphone-dit": "a video diffusion transformer of a talking head",
+    "photos-unet": "a diffusion UNet of patches of photographs",
 }
 
 
@@ -33,6 +40,9 @@ def show() -> None:
         table.add_row(source.name, source.what, source.requirement, source.licence, f"{source.megabytes:g}", here)
     for name in EMBEDDED:
         table.add_row(name, _OURS[name], "abreast", "Apache-2.0", "–", "yes" if _embedded(name) else "no")
+    for name in DENOISERS:
+        there = (weights(name) / "config.json").is_file()
+        table.add_row(name, _PAINTERS[name], "abreast", "Apache-2.0", "–", "yes" if there else "no")
     Console().print(table)
 
 

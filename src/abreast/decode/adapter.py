@@ -14,6 +14,9 @@ import torch
 from abreast.core import AbreastError
 from abreast.decode.model import TokenModel
 
+FEW = ((12,), (5, 7), (1, 3, 8), (2, 10), (9, 1, 2))
+STEADY = ((0, FEW), (100, FEW), (378, FEW), (505, FEW), (60, ((32,), (11, 21), (22, 10))))
+
 _known: weakref.WeakKeyDictionary[Any, TokenModel] = weakref.WeakKeyDictionary()
 
 
@@ -103,10 +106,11 @@ def _error(rows: TokenModel, model: Any, spare: int = 0) -> float:
 
 @torch.no_grad()
 def steady(rows: TokenModel) -> bool:
-    """Whether a row's bits are the same however many rows share the call: chains of 12 tokens, cut in several ways,
-    after prefixes of several lengths."""
-    lengths = [n for n in (0, 100, 400) if n + 12 <= rows.context]
-    ids = torch.randint(rows.vocab, (lengths[-1] + 12,), generator=torch.Generator().manual_seed(1)).to(rows.device)
+    """Whether a row's bits are the same however many rows share the call: chains of tokens cut in several ways, after
+    prefixes of several lengths, some of which cross what kernels take for a block of keys (384, 512)."""
+    tried = [(n, cuts) for n, cuts in STEADY if n + sum(cuts[0]) <= rows.context]
+    longest = max(n + sum(cuts[0]) for n, cuts in tried)
+    ids = torch.randint(rows.vocab, (longest,), generator=torch.Generator().manual_seed(1)).to(rows.device)
     cache = rows.cache(len(ids) + 16)
 
     def call(start: int, stop: int) -> torch.Tensor:
@@ -119,11 +123,11 @@ def steady(rows: TokenModel) -> bool:
         stops = [n + sum(cuts[: i + 1]) for i in range(len(cuts))]
         return torch.cat([call(stop - cut, stop) for cut, stop in zip(cuts, stops)])
 
-    for n in lengths:
+    for n, ways in tried:
         cache.crop(0)
         if n:
             call(0, n)
-        singly = run(n, (1,) * 12)
-        if not all(bool((run(n, cuts) == singly).all()) for cuts in ((12,), (5, 7), (1, 3, 8), (2, 10), (9, 1, 2))):
+        singly = run(n, (1,) * sum(ways[0]))
+        if not all(bool((run(n, cuts) == singly).all()) for cuts in ways):
             return False
     return True

@@ -51,14 +51,16 @@ class Machine:
 
     def seconds(self, event: Event, kind: Kind) -> float:
         """A transfer: span x latency + bytes / (size x link). Else span times the first that is known of the kind's
-        curve, the roofline max(flops, reads), and the kind's unit as seconds; divided by the lane's speed."""
+        curve, the roofline max(flops, reads), and the kind's unit as seconds; divided by the lane's speed. A span
+        below 1 is a share of a call (a stage, a strip) of size / span rows."""
         if event.bytes:
             return event.span * self.latency + event.bytes / (max(event.size, 1.0) * self.link)
+        rows = event.size / event.span if 0 < event.span < 1 else event.size
         curve = self.curves.get(event.kind)
         if curve is not None:
-            once = interpolate(curve, event.size)  # type: ignore[arg-type]
+            once = interpolate(curve, rows)  # type: ignore[arg-type]
         elif (kind.flops and self.flops) or (kind.reads and self.bandwidth):
-            compute = kind.flops * event.size / self.flops if self.flops else 0.0
+            compute = kind.flops * rows / self.flops if self.flops else 0.0
             once = max(compute, kind.reads / self.bandwidth if self.bandwidth else 0.0)
         else:
             once = kind.unit

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, isfinite
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -28,11 +28,13 @@ class Rule(Protocol):
 
     x0: Tensor
     T: int
+    team: Team | None
     unsure: Tensor | None  # [n] bool: states of the last sweep that cannot have settled, their step not being finite
     prefix: bool  # whether a sweep's first state is always final
 
     def sweep(self, b: int, x: Tensor, ages: Tensor) -> Tensor:
-        """x [n + 1, B, *state], the states b .. b + n -> new values of the last n; ages [n]: sweeps that each had."""
+        """x [n + 1, B, *state], the states b .. b + n -> new values of the last n. ages [n]: sweeps that each position
+        has had; the first, whose state is final, counts as old as can be."""
 
     def steps(self, b: int, x: Tensor) -> Tensor:
         """The step function itself on x [n, B, *state] as the states b, b + 1, ...: counted."""
@@ -43,7 +45,8 @@ class Rule(Protocol):
 
 @dataclass
 class Solved:
-    """states [T, B, *state]; status: "converged", or "max_sweeps" where the last states are the last iterate's."""
+    """states [T, B, *state], or the last alone. status: "converged", or "max_sweeps" where the states after those that
+    settled are the last iterate's."""
 
     states: Tensor
     sweeps: int
@@ -51,9 +54,9 @@ class Solved:
 
 
 def iterate(
-    rule: Rule, window: Window, stop: Stop, lane: Lane, max_sweeps: int | None = None
+    rule: Rule, window: Window, stop: Stop, lane: Lane, max_sweeps: int | None = None, keep: bool = True
 ) -> Generator[int, None, Solved]:
-    """Solve; yields the number of final states after each sweep, and returns `Solved`.
+    """Solve; yields the number of final states after each sweep, and returns `Solved`. keep: all states, else the last.
 
     Each sweep's first state is a step from a final one, so that after k sweeps k states at least are the loop's own; a
     rule without such a prefix goes on until the whole window has settled, or a hundred sweeps for each were in vain.
@@ -63,6 +66,7 @@ def iterate(
     moving, begin, end, age, sweeps = stop.begin(), 0, window.end(0, rule.T), 0, 0
     x = torch.cat((rule.x0[None], window.guess.fill(rule, 0, rule.x0, end)))
     ages = torch.zeros(end, dtype=torch.long)
+    ages[:1] = T
     done: list[Tensor] = []
     while begin < T and sweeps < most:
         new = rule.sweep(begin, x, ages)
@@ -74,10 +78,12 @@ def iterate(
         if not rule.prefix and count < len(new):
             count = 0
         rule.commit(count)
-        change = float((new - x[1:]).abs().max()) if count == len(new) else float("nan")
+        change = float((new - x[1:]).abs().max())
         begin += count
-        lane.ledger.note(lane.last, prefix=begin, **({} if change != change else {"change": change}))
-        done.append(new[:count])
+        if rule.team is None or rule.team.rank == 0:
+            lane.ledger.note(lane.last, prefix=begin, **({"change": change} if isfinite(change) else {}))
+        done = done if keep else []
+        done.append(new[:count] if keep else new[count - 1 : count])
         rest = new[count:]
         if stop.slides or not len(rest):
             end = window.end(begin, T)
@@ -88,13 +94,14 @@ def iterate(
         fresh = window.guess.fill(rule, at, last, wanted) if wanted else new[:0]
         x = torch.cat((new[count - 1 : count] if count else x[:1], rest, fresh))
         ages = torch.cat((ages[count:], ages.new_zeros(wanted)))
+        ages[:1] = T
         yield begin
     status = "converged"
     if begin < T:
         status = "max_sweeps"
         last = x[-1]
         done += [x[1:], last.expand(T - begin - len(x) + 1, *last.shape)]
-    return Solved(torch.cat(done), sweeps, status)
+    return Solved(torch.cat(done) if keep else done[-1][-1:], sweeps, status)
 
 
 class LinearRule:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from abreast.solve import kernels
 from abreast.solve.operators import Family
 from abreast.solve.scan import associative_scan
 
@@ -26,7 +27,7 @@ def kalman_scan(family: Family, A: Tensor, b: Tensor, variance: float, parallel:
     Garcia-Fernandez, 2021) elsewhere; both give the same up to rounding.
     """
     if parallel is None:
-        parallel = not family.fused(A, b)
+        parallel = not kernels.fits(A, b)
     if not parallel:
         flat_A, flat_b = family.flat(A, b)
         out = torch.empty_like(flat_b, memory_format=torch.contiguous_format)

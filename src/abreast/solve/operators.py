@@ -1,17 +1,16 @@
 """The shapes that a Jacobian's stand-in can have, and their products.
 
-Each family says how A acts on a state, how two follow one another, and has one fused pass over a chain for CPUs.
+Each family says how A acts on a state, how two follow one another, and has a fused pass over a chain (`kernels`).
 Axes: n steps, B batch, d state entries, m entries of a block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
 from math import prod
-from typing import Any
 
 import torch
+
+from abreast.solve import kernels
 
 
 class Family:
@@ -35,20 +34,13 @@ class Family:
         return float(batch * prod(state))
 
     def flat(self, A: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """A and b as the fused pass takes them: [n, L, m, m] and [n, L, m]."""
+        """A and b as the fused passes take them: [n, L, m, m] and [n, L, m], or [n, L] both."""
         raise NotImplementedError
 
-    def fused(self, A: torch.Tensor, b: torch.Tensor) -> bool:
-        """Whether the fused pass runs on these."""
-        return A.device.type == "cpu" and A.dtype == b.dtype and A.dtype in (torch.float32, torch.float64) and _numba()
-
-    def serial(self, A: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        """d_{i+1} = A_i d_i + b_i from d_0 = 0, one pass over time."""
-        A, flat = self.flat(A, b)
-        out = torch.empty_like(flat, memory_format=torch.contiguous_format)
-        kernel = _kernels()["blocks" if A.dim() == 4 else "diagonal"]
-        kernel(A.detach().contiguous().numpy(), flat.detach().contiguous().numpy(), out.numpy())
-        return out.view(b.shape)
+    def serial(self, A: torch.Tensor, b: torch.Tensor) -> torch.Tensor | None:
+        """d_{i+1} = A_i d_i + b_i from d_0 = 0 by a fused pass; None where none runs on these."""
+        out = kernels.chain(*self.flat(A, b))
+        return None if out is None else out.view(b.shape)
 
     def total(self, A: torch.Tensor | None, b: torch.Tensor) -> torch.Tensor | None:
         """The product of all A, the last leftmost, by halving."""
@@ -133,41 +125,3 @@ class _Dense(Family):
 
 ZERO, IDENTITY, DIAGONAL, DENSE = _Zero(), _Identity(), _Diagonal(), _Dense()
 BLOCKS = DENSE  # a block-diagonal A is dense in its last axis, with one more axis of channels before it
-
-
-@cache
-def _numba() -> bool:
-    try:
-        import numba  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-@cache
-def _kernels() -> dict[str, Callable[..., Any]]:
-    """Compiled at first use; the lanes of one step are independent, so lanes are the outer loop of a block."""
-    import numba
-
-    @numba.njit(fastmath=False, nogil=True, cache=True)
-    def diagonal(A, b, out):
-        n, lanes = b.shape
-        for j in range(lanes):
-            out[0, j] = b[0, j]
-        for i in range(1, n):
-            for j in range(lanes):
-                out[i, j] = A[i, j] * out[i - 1, j] + b[i, j]
-
-    @numba.njit(fastmath=False, nogil=True, cache=True)
-    def blocks(A, b, out):
-        n, lanes, m = b.shape
-        out[0] = b[0]
-        for i in range(1, n):
-            for j in range(lanes):
-                for r in range(m):
-                    total = b[i, j, r]
-                    for c in range(m):
-                        total += A[i, j, r, c] * out[i - 1, j, c]
-                    out[i, j, r] = total
-
-    return {"diagonal": diagonal, "blocks": blocks}

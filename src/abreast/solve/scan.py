@@ -72,13 +72,13 @@ def _interleave(even: torch.Tensor, odd: torch.Tensor) -> torch.Tensor:
 
 def affine_scan(
     family: Family, A: torch.Tensor | None, b: torch.Tensor, start: torch.Tensor | None = None,
-    reverse: bool = False, parallel: bool | None = None,
+    reverse: bool = False, parallel: bool = False,
 ) -> torch.Tensor:  # fmt: skip
     """d_1 .. d_n of d_{i+1} = A_i d_i + b_i with d_0 = `start` (zero where not given); b [n, *state].
 
-    reverse: from the end, d_i = A_i d_{i+1} + b_i, all n of them. parallel: None takes the fused serial pass on a CPU
-    (n matrix-vector products touch less memory than the scan's products of matrices), the scan elsewhere; both give
-    the same up to rounding, and only the scan is differentiable.
+    reverse: from the end, d_i = A_i d_{i+1} + b_i, all n of them. A fused pass is taken where there is one (on a CPU n
+    matrix-vector products in order touch less memory than products of matrices do), else, where gradients are wanted,
+    and if `parallel`, the scan; both give the same up to rounding.
     """
     if A is None:
         return family.free(b, start, reverse)
@@ -86,10 +86,10 @@ def affine_scan(
         return affine_scan(family, A.flip(0), b.flip(0), start, parallel=parallel).flip(0)
     if start is not None:
         b = torch.cat(((family.apply(A[0], start) + b[0])[None], b[1:]))
-    if parallel is None:
-        parallel = A.requires_grad or b.requires_grad or not family.fused(A, b)
-    if not parallel:
-        return family.serial(A, b)
+    if not (parallel or A.requires_grad or b.requires_grad):
+        fused = family.serial(A, b)
+        if fused is not None:
+            return fused
 
     def then(earlier: tuple[Any, Any], later: tuple[Any, Any]) -> tuple[Any, Any]:
         return family.product(later[0], earlier[0]), family.apply(later[0], earlier[1]) + later[1]

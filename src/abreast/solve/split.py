@@ -7,6 +7,7 @@ Axes: n states evaluated at once, B batch.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -79,6 +80,13 @@ class SplitRule:
         lane.ledger.kinds.setdefault("advance", Kind(unit=0.0))
 
     def sweep(self, b: int, x: Tensor, ages: Tensor) -> Tensor:
+        g = self.evaluated(b, x, ages)
+        new, self.carries = self.problem.roll(b, x, g, self.carry)
+        self.lane.ledger.note(self.lane.last, advances=len(g))
+        return new
+
+    def evaluated(self, b: int, x: Tensor, ages: Tensor) -> Tensor:
+        """g [n, B, ...] at the first n of x [n + 1, B, *state], each rank's part by itself."""
         n = len(x) - 1
         i, (lo, hi) = torch.arange(b, b + n, device=x.device), tile(n, self.team)
         g = self.evaluate(i[lo:hi], x[lo:hi], ages[lo:hi])
@@ -86,47 +94,47 @@ class SplitRule:
             g = torch.cat(self.team.all_gather(g))
         check_finite(g[0], b)
         self.i, self.x, self.g = i, x[:-1], g
-        new, self.carries = self.problem.roll(b, x, g, self.carry)
-        self.lane.ledger.note(self.lane.last, advances=n)
-        return new
+        return g
 
     def commit(self, count: int) -> None:
         self.carry = self.carries[count - 1]
         self.carries = self.carries[count:]
 
-    def carry_at(self, offset: int) -> Any:
-        """The carry `offset` states after the last committed one, as the last sweep rolled it."""
-        return self.carries[offset - 1] if offset else self.carry
+    def newest_carry(self) -> Any:
+        """The carry at the newest state: the last that the last sweep rolled, or the committed one."""
+        return self.carries[-1] if self.carries else self.carry
 
     def steps(self, b: int, x: Tensor) -> Tensor:
         raise NotImplementedError("a split recurrence has no step without its carry.")
 
 
+@dataclass(frozen=True)
 class ReuseLast(Guess):
     """Walk ahead with the newest evaluation there is; `Hold` before the first."""
 
     def fill(self, rule: Any, at: int, last: Tensor, n: int) -> Tensor:
         if rule.g is None:
             return last.expand(n, *last.shape).clone()
-        return walk(rule, at, last, [rule.g[-1]] * n)
+        return walk(rule, at, last, rule.g[-1], n)
 
 
+@dataclass(frozen=True)
 class ReuseOwn(Guess):
-    """Walk ahead, position r of the window with what position r evaluated in the last one (Wang et al., "ParaStep",
-    2025)."""
+    """The r-th state ahead by r steps with what position r of the last window evaluated (Wang et al., "ParaStep",
+    2025); `Hold` before the first."""
 
     def fill(self, rule: Any, at: int, last: Tensor, n: int) -> Tensor:
         if rule.g is None:
             return last.expand(n, *last.shape).clone()
-        return walk(rule, at, last, [rule.g[min(r, len(rule.g) - 1)] for r in range(n)])
+        own = [rule.g[min(r, len(rule.g) - 1)] for r in range(1, n + 1)]
+        return torch.stack([walk(rule, at, last, own[r - 1], r)[-1] for r in range(1, n + 1)])
 
 
-def walk(rule: SplitRule, at: int, last: Tensor, g: list[Tensor]) -> Tensor:
-    """The states after state `at`, advanced with given evaluations. Only whole windows are refilled by it, so that the
-    carry at `at` is the committed one, or the last sweep's roll has it."""
-    carry = rule.carry_at(len(rule.carries)) if rule.carries else rule.carry
-    y, states = last, []
-    for k, value in enumerate(g):
-        y, carry = rule.problem.advance(at + k, y, value, carry)
+def walk(rule: SplitRule, at: int, last: Tensor, g: Tensor, n: int) -> Tensor:
+    """n states after state `at`, all advanced with one evaluation g. Where the window slides the carry at `at` is the
+    one that the last sweep rolled."""
+    y, states, carry = last, [], rule.newest_carry()
+    for k in range(n):
+        y, carry = rule.problem.advance(at + k, y, g, carry)
         states.append(y)
     return torch.stack(states)

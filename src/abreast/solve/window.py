@@ -80,6 +80,16 @@ Test = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 
 @dataclass(frozen=True)
+class Cycles(Window):
+    """`warmup` single steps first, then windows of `size`."""
+
+    warmup: int = 0
+
+    def end(self, begin: int, steps: int) -> int:
+        return min(begin + 1, steps) if begin < self.warmup else super().end(begin, steps)
+
+
+@dataclass(frozen=True)
 class Stop:
     """Tells the states that have not settled yet. slides: the window moves on with what has settled, else only when all
     of it has."""
@@ -119,6 +129,13 @@ class Change(Stop):
         if self.atol == self.rtol == 0:
             return (new != old).flatten(1).any(1)
         return ~((new - old).abs() <= self.atol + self.rtol * new.abs()).flatten(1).all(1)
+
+
+@dataclass(frozen=True)
+class Settled(Change):
+    """`Change`, but a window is refilled only when all of it has settled."""
+
+    slides: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)

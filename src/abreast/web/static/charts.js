@@ -2,6 +2,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const COLOURS = 7;
+const ROOMS = {}; // schema -> (panel, data) -> {pause, redraw, toggle, step}
 
 /** An element with attributes and children. */
 function make(name, attributes = {}, ...children) {
@@ -38,20 +39,24 @@ function pen(index) {
   return { colour: `var(--c${index % COLOURS})`, dash: ["", "5 3", "2 3"][Math.floor(index / COLOURS) % 3] };
 }
 
-/** A chart of series {name, pen, points: [x, y, note], dots} with axes from 0, and its numbers as a table. */
-function chart(figure, { series, x, y, xLog = false, format = String, label }) {
+/**
+ * A chart of series {name, pen, points: [x, y, note], dots}, and its numbers as a table. The y axis begins at 0; with
+ * yLog it is in powers of ten, and what is 0 lies on its floor. bare: without a dot at each point of a long curve; a quiet
+ * series has neither dots nor numbers.
+ */
+function chart(figure, { series, x, y, xLog = false, yLog = false, bare = false, format = String, label }) {
   const width = 420, height = 240, left = 60, right = 10, top = 10, bottom = 36;
   const xs = series.flatMap((s) => s.points.map((p) => p[0]));
-  const yTicks = ticksTo(Math.max(...series.flatMap((s) => s.points.map((p) => p[1]))), 4);
+  const up = axis(series.flatMap((s) => s.points.map((p) => p[1])), yLog);
   const [low, high] = [Math.min(...xs), Math.max(...xs)];
   const scale = xLog ? Math.log2 : (v) => v;
   const spread = scale(high) - scale(low) || 1;
   const atX = (v) => left + 8 + ((scale(v) - scale(low)) / spread) * (width - left - right - 16);
-  const atY = (v) => height - bottom - (v / yTicks.at(-1)) * (height - top - bottom);
+  const atY = (v) => height - bottom - up.at(v) * (height - top - bottom);
   const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
-  for (const tick of yTicks) {
+  for (const tick of up.ticks) {
     svg.append(make("line", { x1: left, x2: width - right, y1: atY(tick), y2: atY(tick), stroke: "var(--line)" }));
-    svg.append(make("text", { x: left - 6, y: atY(tick) + 4, "text-anchor": "end" }, format(tick, yTicks.at(-1))));
+    svg.append(make("text", { x: left - 6, y: atY(tick) + 4, "text-anchor": "end" }, format(tick, up.ticks.at(-1))));
   }
   for (const tick of xTicks(low, high, xLog)) {
     svg.append(make("text", { x: atX(tick), y: height - bottom + 16, "text-anchor": "middle" }, String(tick)));
@@ -60,8 +65,11 @@ function chart(figure, { series, x, y, xLog = false, format = String, label }) {
   for (const s of series) {
     const path = s.points.map((p, i) => `${i ? "L" : "M"}${atX(p[0]).toFixed(1)} ${atY(p[1]).toFixed(1)}`).join("");
     if (!s.dots) {
-      svg.append(make("path", { d: path, fill: "none", stroke: s.pen.colour, "stroke-width": 2, "stroke-dasharray": s.pen.dash, "stroke-linejoin": "round" }));
+      const line = make("path", { d: path, fill: "none", stroke: s.pen.colour, "stroke-width": 2, "stroke-dasharray": s.pen.dash, "stroke-linejoin": "round" });
+      line.append(make("title", {}, s.name));
+      svg.append(line);
     }
+    if (s.quiet || (bare && s.points.length > 24)) continue;
     for (const p of s.points) {
       const said = `${s.name}: ${x} ${p[0]}, ${format(p[1])}${p[2] === undefined ? "" : `, ${p[2]}`}`;
       const dot = make("circle", { cx: atX(p[0]), cy: atY(p[1]), r: s.dots ? 4 : 2.6, fill: s.pen.colour, "fill-opacity": s.dots ? 0.65 : 1 });
@@ -70,6 +78,19 @@ function chart(figure, { series, x, y, xLog = false, format = String, label }) {
     }
   }
   figure.append(svg, legend(series), numbers(series, x, y, format));
+}
+
+/** Where values lie between the ends of a y axis (0 to 1), and its ticks. */
+function axis(values, log) {
+  const above = values.filter((v) => v > 0);
+  if (!log || !above.length) {
+    const ticks = ticksTo(Math.max(...values), 4);
+    return { ticks, at: (v) => v / ticks.at(-1) };
+  }
+  const low = Math.floor(Math.log10(Math.min(...above))), high = Math.ceil(Math.log10(Math.max(...above)) + 1e-9);
+  const step = Math.max(1, Math.ceil((high - low) / 5)), top = low + step * Math.ceil((high - low) / step || 1);
+  const ticks = Array.from({ length: (top - low) / step + 1 }, (_, i) => 10 ** (low + i * step));
+  return { ticks, at: (v) => (v > 0 ? (Math.log10(v) - low) / (top - low) : 0) };
 }
 
 function xTicks(low, high, log) {
@@ -96,7 +117,7 @@ function legend(series) {
 /** The same as numbers, for those who cannot see it or want them. */
 function numbers(series, x, y, format) {
   const body = make("tbody");
-  for (const s of series) {
+  for (const s of series.filter((each) => !each.quiet)) {
     for (const p of s.points) {
       body.append(make("tr", {}, make("td", {}, s.name), make("td", { class: "n" }, String(p[0])), make("td", { class: "n" }, format(p[1])), make("td", {}, p[2] ?? "")));
     }
@@ -104,53 +125,6 @@ function numbers(series, x, y, format) {
   const head = make("tr", {}, ...["", x, y, ""].map((name) => make("th", { scope: "col" }, name)));
   const table = make("table", {}, make("thead", {}, head), body);
   return make("details", {}, make("summary", {}, "as numbers"), make("div", { tabindex: 0 }, table));
-}
-
-function drawAcceptance(figure, data) {
-  const series = data.acceptance.map(({ method, points }) => ({
-    name: titled(data.methods[method]), pen: pen(method - 1), points: points.map(([d, share, n]) => [d, share, `${n} drafts`]),
-  }));
-  if (!series.length) return void figure.append(make("p", { class: "note" }, "No method guessed anything."));
-  const percent = (share) => `${(100 * share).toFixed(0)} %`;
-  chart(figure, { series, x: "depth of the guess", y: "accepted", format: percent, label: "Share of guesses accepted, by depth" });
-}
-
-function drawCost(figure, data) {
-  const { means, curve } = data.cost;
-  const series = [];
-  if (curve.length) series.push({ name: "calibrated", pen: pen(1), points: curve.map(([rows, s]) => [rows, s]) });
-  if (means.length) series.push({ name: "mean of the runs' calls", pen: pen(0), dots: true, points: means.map(([rows, s, n]) => [rows, s, `${n} calls`]) });
-  if (!series.length) return void figure.append(make("p", { class: "note" }, "No call was timed."));
-  chart(figure, { series, x: "rows", y: "seconds", xLog: true, format: inSeconds, label: "Seconds of a call by its rows" });
-}
-
-const CELLS = {
-  f: ["--t0", "committed"], g: ["--c0", "right for the first time"], r: ["--c5", "still right"],
-  w: ["--t1", "wrong"], ".": ["--empty", "not guessed yet"],
-};
-
-/** Iterations by positions. */
-function drawJacobi(figure, picture) {
-  figure.querySelectorAll("canvas, .legend, p").forEach((old) => old.remove());
-  if (!picture) return void figure.append(make("p", { class: "note" }, "Not run on this prompt."));
-  const { lines, tokens } = picture;
-  const wide = Math.max(figure.clientWidth - 40, 280), cell = Math.max(Math.min(wide / tokens, 14), 2);
-  const tall = Math.min(cell, 420 / lines.length), ratio = window.devicePixelRatio || 1;
-  const canvas = make("canvas", { role: "img", "aria-label": `${picture.method}: ${lines.length} calls for ${tokens} tokens` });
-  canvas.width = Math.round(cell * tokens * ratio);
-  canvas.height = Math.round(tall * lines.length * ratio);
-  canvas.style.width = `${cell * tokens}px`;
-  canvas.style.height = `${tall * lines.length}px`;
-  const pen2d = canvas.getContext("2d");
-  pen2d.scale(ratio, ratio);
-  const gap = Math.min(cell, tall) > 4 ? 1 : 0;
-  lines.forEach((line, row) => [...line].forEach((letter, column) => {
-    pen2d.fillStyle = css(CELLS[letter][0]);
-    pen2d.fillRect(column * cell, row * tall, cell - gap, tall - gap);
-  }));
-  const list = make("ul", { class: "legend" });
-  for (const [colour, name] of Object.values(CELLS)) list.append(make("li", {}, make("i", { style: `background: var(${colour})` }), name));
-  figure.append(canvas, list, make("p", { class: "note" }, `${picture.method}: ${lines.length} calls for ${tokens} tokens.`));
 }
 
 /** A method's name with what is set. */

@@ -3,29 +3,19 @@
 const comparisons = JSON.parse(document.getElementById("data").textContent);
 const panels = comparisons.map((_, i) => document.getElementById(`model-${i}`));
 const tabs = [...document.querySelectorAll("[role=tab]")];
-const races = comparisons.map((data, i) => {
-  const panel = panels[i], race = new Race(panel, data), jacobi = panel.querySelector(".jacobi");
-  drawAcceptance(panel.querySelector(".acceptance"), data);
-  drawCost(panel.querySelector(".cost"), data);
-  race.redraw = () => {
-    race.resize();
-    if (jacobi) drawJacobi(jacobi, data.jacobi[Number(race.problem.value) || 0]);
-  };
-  race.onProblem = race.redraw;
-  return race;
-});
+const rooms = comparisons.map((data, i) => ROOMS[data.schema](panels[i], data));
 let current = 0;
 
-/** Show one model's panel. */
+/** Show one comparison's panel. */
 function choose(index) {
-  races[current].pause();
+  rooms[current].pause();
   current = index;
   panels.forEach((panel, i) => { panel.hidden = i !== index; });
   tabs.forEach((tab, i) => {
     tab.setAttribute("aria-selected", i === index);
     tab.tabIndex = i === index ? 0 : -1;
   });
-  races[index].redraw();
+  rooms[index].redraw();
 }
 
 tabs.forEach((tab, i) => {
@@ -45,15 +35,15 @@ document.addEventListener("keydown", (event) => {
   const own = event.target.closest("button, select, summary, input[type=checkbox]");
   if (event.key === " " && !own) {
     event.preventDefault();
-    races[current].toggle();
+    rooms[current].toggle();
   }
   const move = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
   if (move && !event.target.closest("select, .scroll")) {
     event.preventDefault();
-    races[current].step(move);
+    rooms[current].step(move);
   }
 });
 
-addEventListener("resize", () => races[current].redraw());
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => races[current].redraw());
+addEventListener("resize", () => rooms[current].redraw());
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => rooms[current].redraw());
 choose(0);

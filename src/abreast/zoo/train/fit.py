@@ -12,9 +12,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+Averages = dict[str, torch.Tensor]
 
-def _save(path: Path, module: nn.Module, optimiser: torch.optim.AdamW, step: int, names: list[str]) -> None:
-    tensors = {f"model.{k}": v.detach().contiguous().clone() for k, v in module.named_parameters() if v.requires_grad}
+
+def _save(
+    path: Path, module: nn.Module, optimiser: torch.optim.AdamW, step: int, names: list[str], averages: Averages
+) -> None:
+    tensors = {f"average.{k}": v for k, v in averages.items()}
+    tensors |= {f"model.{k}": v.detach().contiguous().clone() for k, v in module.named_parameters() if v.requires_grad}
     for name, group in zip(names, optimiser.state.values()):
         tensors |= {f"first.{name}": group["exp_avg"], f"second.{name}": group["exp_avg_sq"]}
     partial = path.with_suffix(".part")
@@ -22,7 +27,7 @@ def _save(path: Path, module: nn.Module, optimiser: torch.optim.AdamW, step: int
     partial.replace(path)
 
 
-def _restore(path: Path, module: nn.Module, optimiser: torch.optim.AdamW, names: list[str]) -> int:
+def _restore(path: Path, module: nn.Module, optimiser: torch.optim.AdamW, names: list[str], averages: Averages) -> int:
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
@@ -37,6 +42,8 @@ def _restore(path: Path, module: nn.Module, optimiser: torch.optim.AdamW, names:
                 "exp_avg": tensors[f"first.{name}"],
                 "exp_avg_sq": tensors[f"second.{name}"],
             }
+    for name in averages:
+        averages[name] = tensors[f"average.{name}"]
     return step
 
 
@@ -52,19 +59,25 @@ def fit(
     decay: float = 0.1,
     clip: float = 1.0,
     evaluate: Callable[[], float] | None = None,
+    average: float = 0.0,
+    save_every_s: float = 60.0,
 ) -> None:
     """Minimises `loss(step)` over the module's trainable parameters, in place.
 
     `loss` must depend on the step number and the parameters only: then a run that was stopped and started again from
     `checkpoint` (written once a minute) takes the same steps as one that was not. `evaluate` is shown now and then.
+    With `average` the module ends with the moving average of its parameters over the steps, of that decay, instead of
+    the last ones.
     """
     names = [name for name, p in module.named_parameters() if p.requires_grad]
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.95), weight_decay=decay, fused=True)
-    step = _restore(checkpoint, module, optimiser, names) if checkpoint.exists() else 0
+    own = dict(module.named_parameters())
+    averages = {name: own[name].detach().clone() for name in names} if average else {}
+    step = _restore(checkpoint, module, optimiser, names, averages) if checkpoint.exists() else 0
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     saved = time.monotonic()
-    average = math.nan
+    shown = math.nan
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TextColumn("{task.fields[note]}"), TimeRemainingColumn()) as bar:
         task = bar.add_task(title, total=steps, completed=step, note="")
@@ -78,10 +91,16 @@ def fit(
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             step += 1
-            average = value.item() if math.isnan(average) else 0.98 * average + 0.02 * value.item()
-            bar.update(task, completed=step, note=f"loss {average:.3f}")
+            for name, mean in averages.items():
+                # A young average forgets its random start quickly.
+                mean.lerp_(own[name].detach(), 1 - min(average, step / (step + 10)))
+            shown = value.item() if math.isnan(shown) else 0.98 * shown + 0.02 * value.item()
+            bar.update(task, completed=step, note=f"loss {shown:.3f}")
             if evaluate is not None and step % 250 == 0:
-                bar.console.print(f"{title}: step {step}, loss {average:.3f}, held out {evaluate():.4f}")
-            if time.monotonic() - saved > 60 or step == steps:
-                _save(checkpoint, module, optimiser, step, names)
+                bar.console.print(f"{title}: step {step}, loss {shown:.3f}, held out {evaluate():.4f}")
+            if time.monotonic() - saved > save_every_s or step == steps:
+                _save(checkpoint, module, optimiser, step, names, averages)
                 saved = time.monotonic()
+    with torch.no_grad():
+        for name, mean in averages.items():
+            own[name].copy_(mean)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,10 @@ def accuracy(heads: Heads, model: Any, data: dict[str, torch.Tensor], most: int 
 
 def gather(model: Any, prompts: Sequence[Sequence[int]], new: int, path: Path) -> dict[str, torch.Tensor]:
     """Own answers and their features, computed once and kept at `path`."""
+    answers = path.with_suffix(".json")
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(features(model, own_answers(model, prompts, new)), path)
+        if not answers.exists():
+            answers.write_text(json.dumps(own_answers(model, prompts, new)))
+        save_file(features(model, json.loads(answers.read_text())), path)
     return load_file(path)
