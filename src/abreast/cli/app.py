@@ -53,8 +53,12 @@ app = typer.Typer(
     help="Make sequential machine learning run abreast, and know what you paid for it.",
 )
 compare_app = typer.Typer(no_args_is_help=True, help="Hold methods against the sequential run, on your model.")
+advise_app = typer.Typer(
+    no_args_is_help=True, help="What would pay, on this machine and on others, or that nothing would."
+)
 zoo_app = typer.Typer(no_args_is_help=True, help="Models and data that packages ship.")
 app.add_typer(compare_app, name="compare")
+app.add_typer(advise_app, name="advise")
 app.add_typer(zoo_app, name="zoo")
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A zoo name, a folder, or an id on the Hugging Face Hub.")]
@@ -119,6 +123,10 @@ Steps = Annotated[int | None, typer.Option(min=1, help="Steps of the sequence; 5
 Batch = Annotated[int | None, typer.Option(min=1, help="Sequences at once; 4 by default.")]
 Gain = Annotated[float | None, typer.Option(help="Factor of the recurrent weights; 1 by default.")]
 Seed = Annotated[int, typer.Option(help="Of every draw.")]
+DescribedMachine = Annotated[
+    str | None, typer.Option("--machine", help="Ask about this described machine only; all of them by default.")
+]
+AdviceJson = Annotated[bool, typer.Option("--json", help="Print JSON; abreast.cli.advise says what is in it.")]
 Floats = Annotated[str | None, typer.Option("--dtype", help="float32 or float64.")]
 
 
@@ -149,6 +157,30 @@ def compare_solve(
 
     asked = Asked(cell, real, module, width, inputs, steps, batch, gain, seed, dtype)
     run_compare_solve(asked, Options(methods, tol, window, grad, workers, threads), json, out)
+
+
+@advise_app.command("solve")
+def advise_solve(
+    cell: Cell = None,
+    real: Real = None,
+    module: Module = None,
+    width: Width = None,
+    inputs: Inputs = None,
+    steps: Steps = None,
+    batch: Batch = None,
+    gain: Gain = None,
+    seed: Seed = 0,
+    dtype: Floats = None,
+    machine: DescribedMachine = None,
+    threads: Threads = None,
+    json: AdviceJson = False,
+) -> None:
+    """Whether a recurrence can be had in parallel over time."""
+    from abreast.cli.advise_solve import run_advise_solve
+    from abreast.cli.recurrences import Asked
+
+    asked = Asked(cell, real, module, width, inputs, steps, batch, gain, seed, dtype)
+    run_advise_solve(asked, machine, threads, json)
 
 
 @app.command("try")

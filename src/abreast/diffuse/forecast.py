@@ -1,4 +1,4 @@
-"""What a run of this room is worth on a described machine: priced from its ledger and from what one evaluation costs."""
+"""What a run of this room is worth on a described machine, from its ledger and from what one evaluation costs."""
 
 from __future__ import annotations
 

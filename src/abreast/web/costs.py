@@ -12,7 +12,10 @@ from abreast.web.saved import SOLVE
 from abreast.web.shown import Column, Line, Shown, named
 
 NOISE = 1.1  # two runs of the same thing, milliseconds long, differ by as much
-SERIAL = 0.5  # sweeps a step from which on a solver that knows the Jacobian has gained nothing
+SERIAL, FEW = (
+    0.2,
+    32,
+)  # sweeps a step from which on a recurrence counts as serial, if it has this many (solve.diagnosis)
 WORDS = ("broken", "differs", "within bound", "within rounding", "identical")  # the weakest first
 JACOBIAN_FREE = ("Loop", "Jacobi", "Picard")
 
@@ -88,8 +91,7 @@ def shown(saved: dict[str, Any]) -> Shown:
 def heading(saved: dict[str, Any]) -> str:
     """What was run, on what."""
     machine, problem = saved["machine"], saved["problems"][0]
-    size = f"{problem['steps']} steps, {problem['batch']} {'rows' if saved['schema'] == SOLVE else 'samples'} of "
-    size += " x ".join(map(str, problem["state"]))
+    size = f"{problem['steps']} steps, batch {problem['batch']}, state {' x '.join(map(str, problem['state']))}"
     ranks = saved.get("workers") or saved.get("devices") or 1
     several = f"; {ranks} ranks in one process" if ranks > 1 else ""
     return f"{saved['title']}: {size}, {saved['dtype']}{several}; threads: {machine['threads']}, {machine['cpu']}"
@@ -113,7 +115,7 @@ def solve_verdict(rows: Sequence[Cost], steps: int) -> str:
     knowing = [row for row in rows if row.kind not in JACOBIAN_FREE and "sweeps" in row.columns and row.trusted]
     top, broken = best(rows), [row for row in rows if row.kept == "broken"]
     lost = f" {_names(broken, rows)} did not keep the promise." if broken else ""
-    if knowing and min(row.columns["sweeps"] for row in knowing) >= SERIAL * steps:
+    if knowing and steps >= FEW and min(row.columns["sweeps"] for row in knowing) > SERIAL * steps:
         row = min(knowing, key=lambda row: row.columns["sweeps"])
         share = row.columns["sweeps"] / steps
         return (

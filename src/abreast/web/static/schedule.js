@@ -125,7 +125,7 @@ class Band {
     const now = [];
     this.facts.blocks.forEach(([lane, kind, size, bytes, events], i) => {
       if (this.starts[i] <= time && time < this.ends[i]) {
-        now.push(`${this.facts.kinds[kind]} of ${bytes ? `${bytes} bytes` : `${size} rows`}${events > 1 ? `, ${events} events` : ""}${this.facts.lanes.length > 1 ? ` on ${this.facts.lanes[lane]}` : ""}`);
+        now.push(`${this.facts.kinds[kind]} of ${bytes ? `${bytes} bytes` : `${size} row${size === 1 ? "" : "s"}`}${events > 1 ? `, ${events} events` : ""}${this.facts.lanes.length > 1 ? ` on ${this.facts.lanes[lane]}` : ""}`);
       }
     });
     return now.length > 3 ? `${now.slice(0, 3).join(", ")} and ${now.length - 3} more` : now.join(", ") || "waits";
