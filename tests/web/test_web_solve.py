@@ -60,7 +60,8 @@ def test_long_runs_are_thinned(compared: dict[str, Any], monkeypatch: pytest.Mon
 
 def cost(method: str, **facts: Any) -> costs.Cost:
     plain = {
-        "kind": method, "guarantee": "identical", "control_of": None, "reference": False, "kept": "within rounding",
+        "kind": method, "settings": {}, "guarantee": "identical", "control_of": None, "reference": False,
+        "kept": "within rounding",
         "span": 100.0, "work": 100.0, "bytes": 0.0, "rounds": 0.0, "seconds": 1.0, "distance": 0.0, "columns": {},
         "quality": {}, "shorter": 1.0, "faster": 1.0,
     }  # fmt: skip

@@ -159,6 +159,44 @@ def compare_solve(
     run_compare_solve(asked, Options(methods, tol, window, grad, workers, threads), json, out)
 
 
+Pipeline = Annotated[str, typer.Option(help="A zoo name, a folder of diffusers', or an id on the Hugging Face Hub.")]
+ClassLabel = Annotated[list[int] | None, typer.Option("--class-label", help="One for all samples, or one each.")]
+Prompt = Annotated[str | None, typer.Option(help="A text, for pipelines that take one.")]
+SampleSteps = Annotated[int | None, typer.Option(min=1, help="Of the scheduler; the pipeline's own by default.")]
+Scheduler = Annotated[str | None, typer.Option(help="ddim, euler, dpm-solver++, ... or a class of diffusers.")]
+Samples = Annotated[int | None, typer.Option(min=1, help="Samples at once.")]
+Guidance = Annotated[float | None, typer.Option(help="Scale of classifier-free guidance.")]
+Frames = Annotated[int | None, typer.Option(min=1, help="Of a video.")]
+HalfFloats = Annotated[str, typer.Option("--dtype", help="float32, float16 or bfloat16.")]
+
+
+@compare_app.command("diffuse")
+def compare_diffuse(
+    pipeline: Pipeline = "digits-dit",
+    class_label: ClassLabel = None,
+    prompt: Prompt = None,
+    steps: SampleSteps = None,
+    scheduler: Scheduler = None,
+    batch: Samples = None,
+    guidance: Guidance = None,
+    frames: Frames = None,
+    seed: Seed = 0,
+    dtype: HalfFloats = "float32",
+    methods: Annotated[str | None, typer.Option(help="Comma-separated names: paradigms, parastep, ...")] = None,
+    devices: Annotated[int, typer.Option(min=1, help="Ranks that share the work, in this process.")] = 1,
+    threads: Threads = None,
+    json: Json = False,
+    out: Out = Path("out"),
+) -> None:
+    """Sample a diffusion pipeline in parallel, beside one step at a time."""
+    from abreast.cli.diffuse import Options, run_compare_diffuse
+    from abreast.cli.pipelines import Asked
+
+    labels = tuple(class_label or ())
+    asked = Asked(pipeline, labels, prompt, steps, scheduler, batch, guidance, frames, seed, dtype)
+    run_compare_diffuse(asked, Options(methods, devices, threads), json, out)
+
+
 @advise_app.command("solve")
 def advise_solve(
     cell: Cell = None,
@@ -181,6 +219,33 @@ def advise_solve(
 
     asked = Asked(cell, real, module, width, inputs, steps, batch, gain, seed, dtype)
     run_advise_solve(asked, machine, threads, json)
+
+
+@advise_app.command("diffuse")
+def advise_diffuse(
+    pipeline: Pipeline = "digits-dit",
+    class_label: ClassLabel = None,
+    prompt: Prompt = None,
+    steps: Annotated[int | None, typer.Option(min=2, help="Of the scheduler; 20 by default.")] = None,
+    scheduler: Scheduler = None,
+    batch: Samples = None,
+    guidance: Guidance = None,
+    frames: Frames = None,
+    seed: Seed = 0,
+    dtype: HalfFloats = "float32",
+    methods: Annotated[str | None, typer.Option(help="Comma-separated names; all that run by default.")] = None,
+    devices: Annotated[int, typer.Option(min=1, help="Ask about so many devices, too.")] = 4,
+    machine: DescribedMachine = None,
+    threads: Threads = None,
+    json: AdviceJson = False,
+) -> None:
+    """Which axis and method would pay for a pipeline."""
+    from abreast.cli.advise_diffuse import run_advise_diffuse
+    from abreast.cli.pipelines import Asked
+
+    labels = tuple(class_label or ())
+    asked = Asked(pipeline, labels, prompt, steps, scheduler, batch, guidance, frames, seed, dtype)
+    run_advise_diffuse(asked, methods, devices, machine, threads, json)
 
 
 @app.command("try")

@@ -22,6 +22,7 @@ def drawn(saved: dict[str, Any]) -> dict[str, Any]:
     ledgers = [ledger_of(row) for row in rows]
     known = [machine["id"] for machine in machines(saved)[1:]]
     return {
+        "near": near(saved, rows),
         "steps": saved["problems"][0]["steps"],
         "curves": [curve(order.index(row["method"]), row["trace"]) for row in rows if row["trace"]],
         "machines": machines(saved),
@@ -29,6 +30,21 @@ def drawn(saved: dict[str, Any]) -> dict[str, Any]:
         "pictures": [{"method": order.index(row["method"]), "images": row["images"]}
                      for row in rows if row.get("images")],
     }  # fmt: skip
+
+
+def near(saved: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Span and distance of every run but the reference's; kind: of fewer steps, how they are spaced, else null."""
+    found = []
+    for row in rows:
+        at = next(i for i, method in enumerate(saved["methods"]) if method["method"] == row["method"])
+        settings = saved["methods"][at]["settings"]
+        kind = None
+        if settings["class"] == "FewerSteps":
+            solver = f", {settings['scheduler']}" if settings.get("scheduler") else ""
+            kind = f"fewer steps, {settings.get('spacing', 'even')}{solver}"
+        if row["distance"] is not None:
+            found.append({"method": at, "kind": kind, "span": _short(row["span"]), "distance": _short(row["distance"])})
+    return found
 
 
 def static(saved: dict[str, Any]) -> dict[str, Any]:
