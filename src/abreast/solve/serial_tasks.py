@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import permutations
+from itertools import pairwise, permutations
 from math import sqrt
 
 import torch
@@ -159,7 +159,8 @@ class Denoiser(nn.Module):
         return self.head(self.blocks(torch.cat((word, last), 1)))[:, -1]
 
     def loss(self, tokens_BK: Tensor, answers_B: Tensor, generator: torch.Generator) -> Tensor:
-        level = torch.rand(len(answers_B), generator=generator)
+        # Half of them are pure noise, where sampling starts: else the net learns to read the answer, not the word.
+        level = (2 * torch.rand(len(answers_B), generator=generator)).clamp_max(1.0)
         noise = torch.randn(len(answers_B), self.classes, generator=generator)
         y = (1 - level[:, None]).sqrt() * one_hot(answers_B, self.classes) + level[:, None].sqrt() * noise
         return cross_entropy(self(tokens_BK, y, level), answers_B)
@@ -169,7 +170,7 @@ class Denoiser(nn.Module):
         """Answers [B] after that many ancestral steps from pure noise, variance from 1 to 0 evenly."""
         y = torch.randn(len(tokens_BK), self.classes, generator=generator)
         levels = torch.linspace(1, 0, steps + 1)
-        for now, then in zip(levels[:-1], levels[1:]):
+        for now, then in pairwise(levels):
             clean = self(tokens_BK, y, now.expand(len(y))).softmax(-1)
             noise = torch.randn(y.shape, generator=generator)
             y = sqrt(1 - then) * clean + sqrt(then) * noise
@@ -179,7 +180,9 @@ class Denoiser(nn.Module):
 Loss = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
 
-def fit(net: nn.Module, loss: Loss, task: Words, K: int, updates: int, batch: int, seed: int, final: bool = False) -> None:
+def fit(
+    net: nn.Module, loss: Loss, task: Words, K: int, updates: int, batch: int, seed: int, final: bool = False
+) -> None:
     """Adam on fresh words of up to K symbols; `final`: only a word's last answer is given, of words of every length."""
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(net.parameters(), 3e-3)
