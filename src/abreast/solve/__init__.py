@@ -29,6 +29,24 @@ _HOMES = {
     "lyapunov": "diagnosis",
     "Diagnosis": "diagnosis",
     "SerialScaling": "studies",
+    "TriangularSystem": "triangular",
+    "AdjointChain": "adjoint",
+    "InverseConvolution": "inverse_conv",
+    "AntiDiagonal": "inverse_conv",
+    "inverse_conv2d": "inverse_conv",
+    "corner_conv2d": "inverse_conv",
+    "GaussSeidel": "gauss_seidel",
+    "JacobiGS": "gauss_seidel",
+    "GSJacobi": "gauss_seidel",
+    "Anderson": "anderson",
+    "OptimizerPath": "path",
+    "ScoreDistillation": "distillation",
+    "Descent": "propeller",
+    "Propeller": "propeller",
+    "OptEx": "optex",
+    "Matern": "surrogate",
+    "Held": "surrogate",
+    "Oracle": "surrogate",
     "associative_scan": "scan",
     "affine_scan": "scan",
     "Zero": "linearize",
@@ -50,7 +68,10 @@ _HOMES = {
     "NoiseScaled": "window",
     "Threshold": "window",
 }
-METHODS = ("Loop", "Newton", "DEER", "QuasiDEER", "ELK", "Jacobi", "Picard")
+METHODS = (
+    "Loop", "Newton", "DEER", "QuasiDEER", "ELK", "Jacobi", "Picard", "GaussSeidel", "JacobiGS", "GSJacobi", "Anderson",
+    "AntiDiagonal", "Descent", "Propeller", "OptEx",
+)  # fmt: skip
 
 __all__ = ["METHODS", *_HOMES]  # noqa: PLE0604
 

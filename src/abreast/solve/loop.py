@@ -1,4 +1,4 @@
-"""The reference: one step after the other."""
+"""The reference of every problem of this room: one step, or one node, after the other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from abreast.core import IDENTICAL, Guarantee, Lane, Method
+from abreast.core import IDENTICAL, AbreastError, Guarantee, Lane, Method
 from abreast.solve.problem import Recurrence, check_finite
 from abreast.workers import World
 
@@ -19,7 +19,9 @@ class Loop(Method):
     def promise(self, problem: Any) -> Guarantee:
         return IDENTICAL
 
-    def run(self, problem: Recurrence, world: World) -> torch.Tensor:
+    def run(self, problem: Any, world: World) -> torch.Tensor:
+        if not isinstance(problem, Recurrence):
+            return unrolled(problem, world)
         lane, x, states = world.lane(), problem.x0, []
         lane.ledger.kinds.setdefault("f", problem.kind)
         index = torch.arange(problem.steps, device=x.device)
@@ -45,3 +47,10 @@ def record(lane: Lane, steps: int, start: float) -> None:
     each = (lane.ledger.clock() - start) / steps
     for i in range(steps):
         lane.add("f", start=start + i * each, end=start + (i + 1) * each)
+
+
+def unrolled(problem: Any, world: World) -> torch.Tensor:
+    """What a problem that is no plain recurrence makes of itself, one thing after the other: its `unroll(lane)`."""
+    if not hasattr(problem, "unroll"):
+        raise AbreastError(f"a {type(problem).__name__} says nothing of its own order: it has no unroll(lane).")
+    return problem.unroll(world.lane())

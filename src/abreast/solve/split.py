@@ -80,6 +80,13 @@ class SplitRule:
         lane.ledger.kinds.setdefault("advance", Kind(unit=0.0))
 
     def sweep(self, b: int, x: Tensor, ages: Tensor) -> Tensor:
+        g = self.evaluated(b, x, ages)
+        new, self.carries = self.problem.roll(b, x, g, self.carry)
+        self.lane.ledger.note(self.lane.last, advances=len(g))
+        return new
+
+    def evaluated(self, b: int, x: Tensor, ages: Tensor) -> Tensor:
+        """g [n, B, ...] at the first n of x [n + 1, B, *state], each rank's part by itself."""
         n = len(x) - 1
         i, (lo, hi) = torch.arange(b, b + n, device=x.device), tile(n, self.team)
         g = self.evaluate(i[lo:hi], x[lo:hi], ages[lo:hi])
@@ -87,13 +94,15 @@ class SplitRule:
             g = torch.cat(self.team.all_gather(g))
         check_finite(g[0], b)
         self.i, self.x, self.g = i, x[:-1], g
-        new, self.carries = self.problem.roll(b, x, g, self.carry)
-        self.lane.ledger.note(self.lane.last, advances=n)
-        return new
+        return g
 
     def commit(self, count: int) -> None:
         self.carry = self.carries[count - 1]
         self.carries = self.carries[count:]
+
+    def newest_carry(self) -> Any:
+        """The carry at the newest state: the last that the last sweep rolled, or the committed one."""
+        return self.carries[-1] if self.carries else self.carry
 
     def steps(self, b: int, x: Tensor) -> Tensor:
         raise NotImplementedError("a split recurrence has no step without its carry.")
@@ -124,8 +133,7 @@ class ReuseOwn(Guess):
 def walk(rule: SplitRule, at: int, last: Tensor, g: Tensor, n: int) -> Tensor:
     """n states after state `at`, all advanced with one evaluation g. Where the window slides the carry at `at` is the
     one that the last sweep rolled."""
-    carry = rule.carries[-1] if rule.carries else rule.carry
-    y, states = last, []
+    y, states, carry = last, [], rule.newest_carry()
     for k in range(n):
         y, carry = rule.problem.advance(at + k, y, g, carry)
         states.append(y)

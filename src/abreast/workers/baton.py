@@ -31,6 +31,7 @@ class Baton:
 
     def __init__(self, n: int, timed: bool):
         self.n, self.timed = n, timed
+        self.idents = [0] * n
         self.gates = [threading.Lock() for _ in range(n)]
         self.waits: list[Callable[[], str] | None] = [None] * n  # what a rank that is not ready waits for, in words
         self.finished = [False] * n
@@ -43,12 +44,15 @@ class Baton:
 
     def run(self, bodies: Sequence[Callable[[], Any]]) -> list[Any]:
         """Run the functions, one for each rank; their results. Raises what the first rank to fail raised."""
+        if self.n == 1:
+            return [self._alone(bodies[0])]
         results: list[Any] = [None] * self.n
         start, surroundings = Streams(), Surroundings()
         ends: list[Streams] = [start] * self.n
         self.streams = start
 
         def body(rank: int) -> None:
+            self.idents[rank] = threading.get_ident()
             self.gates[rank].acquire()
             try:
                 if self.error is None:
@@ -71,15 +75,14 @@ class Baton:
             self.wake(rank, 0.0)
             context = contextvars.copy_context()
             threads.append(threading.Thread(target=context.run, args=(body, rank), name=f"rank {rank}", daemon=True))
-        for thread in threads:
-            thread.start()
-        self._hand_on()
+        self._start(threads)
         try:
             self._until_over(threads)
         finally:
             # A thread that outlives the call aborts the interpreter at its exit.
             for thread in threads:
-                thread.join()
+                if thread.ident is not None:
+                    thread.join()
         ends[0].set(self.streams)
         if self.error is not None:
             try:
@@ -87,6 +90,32 @@ class Baton:
             finally:
                 self.error = None
         return results
+
+    def _alone(self, body: Callable[[], Any]) -> Any:
+        """A single rank stays on the caller's thread, with all that torch keeps there."""
+        self.idents[0] = threading.get_ident()
+        self.gates[0].acquire()
+        try:
+            return body()
+        except Ended:
+            assert self.error is not None
+            raise self.error from None
+
+    def _start(self, threads: Sequence[threading.Thread]) -> None:
+        """Start the ranks, and hand the baton to the first; to none where the system has not enough threads."""
+        started = 0
+        try:
+            for thread in threads:
+                thread.start()
+                started += 1
+        except RuntimeError:
+            self.error = AbreastError(
+                f"this machine has no more than {started} threads to spare for {self.n} ranks: stack the ranks' work "
+                "in tensors, or raise the limit on threads."
+            )
+            self.finished[started:] = [True] * (self.n - started)
+            self.queue = [(0.0, rank, rank) for rank in range(started)]
+        self._hand_on()
 
     def wake(self, rank: int, time: float) -> None:
         """Make a waiting rank ready, from this time on."""
@@ -96,15 +125,13 @@ class Baton:
 
     def wait(self, rank: int, why: Callable[[], str]) -> None:
         """Hand the baton on until another rank calls `wake`. why: in words, for the error where nobody can."""
-        if self.error is not None:
-            raise Ended
+        self.check(rank)
         self.waits[rank] = why
         self._yield(rank)
 
     def give_way(self, rank: int, time: float) -> None:
         """With times: let every ready rank that is earlier go first."""
-        if self.error is not None:
-            raise Ended
+        self.check(rank)
         if self.timed and self.queue and self.queue[0] < (time, rank, 0):
             self.wake(rank, time)
             self._yield(rank)
@@ -114,6 +141,16 @@ class Baton:
         if self.queue:
             self.wake(rank, time)
             self._yield(rank)
+
+    def check(self, rank: int) -> None:
+        """Raise Ended where another rank has failed, and AbreastError on a thread that is not this rank's."""
+        if self.error is not None:
+            raise Ended
+        if threading.get_ident() != self.idents[rank]:
+            raise AbreastError(
+                f"rank {rank}'s team or group is used on another thread than its own: by another rank, or by a thread "
+                "that the rank started."
+            )
 
     def fail(self, error: BaseException) -> None:
         """End every rank, one after another, where it waits; `run` raises `error`."""

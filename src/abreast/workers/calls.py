@@ -22,10 +22,11 @@ LARGEST_TAG = 1 << 20
 
 
 class Spec(NamedTuple):
-    """Dtype and shape of a tensor."""
+    """Dtype, shape and kind of device of a tensor."""
 
     dtype: Any
     shape: tuple[int, ...]
+    device: str = "cpu"
 
     @property
     def bytes(self) -> int:
@@ -36,7 +37,8 @@ class Spec(NamedTuple):
         return size
 
     def __str__(self) -> str:
-        return f"{str(self.dtype).removeprefix('torch.')} {list(self.shape)}"
+        place = "" if self.device == "cpu" else f" on {self.device}"
+        return f"{str(self.dtype).removeprefix('torch.')} {list(self.shape)}{place}"
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def spec(x: Any, kind: str) -> Spec:
         raise AbreastError(
             f"{kind} would lose the gradient of this tensor: give x.detach(), or write an autograd Function."
         )
-    return Spec(x.dtype, tuple(x.shape))
+    return Spec(x.dtype, tuple(x.shape), x.device.type)
 
 
 def check_op(kind: str, op: str, dtype: Any) -> None:
@@ -115,6 +117,10 @@ def agree(heads: Sequence[Head], ranks: Sequence[int]) -> None:
     for rank, head in zip(ranks, heads):
         if str(head) != str(first):
             raise AbreastError(f"rank {ranks[0]} calls {first} where rank {rank} calls {head}: all must call the same.")
+    places = {rank: s.device for rank, head in zip(ranks, heads) for s in head.specs}
+    if len(set(places.values())) > 1:
+        said = ", ".join(f"rank {rank} on {device}" for rank, device in places.items())
+        raise AbreastError(f"{first.kind}: all tensors must be on one kind of device, not {said}.")
     if first.kind in REDUCING:
         for rank, head in zip(ranks, heads):
             if head.specs != first.specs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from abreast.core.errors import AbreastError
@@ -27,9 +28,17 @@ def run(worker: Callable[[Team], Any], lanes: Sequence[Lane], net: str) -> list[
     ledger = lanes[0].ledger
     hall = Hall(Baton(len(lanes), timed=ledger.machine is not None), ledger, tuple(range(len(lanes))), net)
     device, first = torch.get_default_device(), len(ledger.events)
-    teams = [Team(InlineSide(hall, rank, lane, device)) for rank, lane in enumerate(lanes)]
+    sides = [hall.side(rank, lane, device) for rank, lane in enumerate(lanes)]
+
+    def body(side: InlineSide) -> Any:
+        try:
+            return worker(Team(side))
+        finally:
+            for part in hall.parting[side.me]:
+                part()
+
     try:
-        results = hall.baton.run([lambda team=team: worker(team) for team in teams])  # type: ignore[misc]
+        results = hall.baton.run([partial(body, side) for side in sides])
     finally:
         for leave in hall.leaving:
             leave()
@@ -46,7 +55,8 @@ MOST_QUESTIONS = 1000
 
 
 class Hall:
-    """What the ranks of one group share. leaving: what is to be undone when the run ends."""
+    """What the ranks of one group share. leaving: what is to be undone when the run ends; parting: when a rank does,
+    on its thread."""
 
     def __init__(self, baton: Baton, ledger: Ledger, ranks: tuple[int, ...], net: str, parent: Hall | None = None):
         self.baton, self.ledger, self.ranks, self.net = baton, ledger, ranks, net
@@ -54,8 +64,34 @@ class Hall:
         self.boxes: list[Box] = [Box() for _ in ranks]
         self.everywhere: list[Hall] = [] if parent is None else parent.everywhere
         self.leaving: list[Callable[[], None]] = [] if parent is None else parent.leaving
+        self.parting: list[list[Callable[[], None]]] = [[] for _ in ranks] if parent is None else parent.parting
+        self.sides: dict[int, InlineSide] = {}
+        self.groups: dict[tuple[tuple[int, ...], str], Hall] = {}
+        self.grouped = False
+        self._store: Any = None
         self.links: set[str] = set() if parent is None else parent.links
         self.everywhere.append(self)
+
+    def side(self, rank: int, lane: Lane, device: Any) -> InlineSide:
+        """The end of the member with this index: one, because its calls are counted."""
+        if rank not in self.sides:
+            self.sides[rank] = InlineSide(self, rank, lane, device)
+        return self.sides[rank]
+
+    def beside(self, ranks: tuple[int, ...], name: str) -> Hall:
+        """The group of these world ranks that all of them call by this name."""
+        if (ranks, name) not in self.groups:
+            self.groups[ranks, name] = Hall(self.baton, self.ledger, ranks, f"{self.net} {name}", self)
+        return self.groups[ranks, name]
+
+    def store(self) -> Any:
+        """A key-value store that the whole world's ranks share."""
+        from torch.distributed import HashStore
+
+        root = self.everywhere[0]
+        if root._store is None:
+            root._store = HashStore()
+        return root._store
 
     def record(self, link: str, head_kind: str, cost: calls.Cost, after: Sequence[int]) -> int:
         """Add a transfer's event on a link lane; its id."""
@@ -170,7 +206,7 @@ class InlineSide(Side):
     def split(self, colour: int, name: str) -> Side:
         ticket = self.post(Head("split", name, colour), [])
         hall = ticket.take()["halls"][colour]
-        return InlineSide(hall, hall.ranks.index(self.me), self.lane, self.device)
+        return hall.side(hall.ranks.index(self.me), self.lane, self.device)
 
     def group(self) -> ProcessGroup:
         from .group import inline_group

@@ -21,7 +21,7 @@ def mark(lane: Lane) -> None:
 def adopt(whole: Ledger, parts: Sequence[Ledger], links: Iterable[str]) -> None:
     """Add the events of `parts`, one for each rank, to `whole`; on `links`, bytes that nobody noted are hidden.
 
-    Marks become waits. A lane `name #k` is the k-th event of the lane `name`. What two ranks noted of one transfer is
+    Marks become waits. A lane `link #k` is the k-th event of that link. What two ranks noted of one transfer is
     exposed if either says so. Raises AbreastError where the parts do not fit together.
     """
     merged = merge(parts)
@@ -30,7 +30,8 @@ def adopt(whole: Ledger, parts: Sequence[Ledger], links: Iterable[str]) -> None:
     place: list[tuple[int, ...]] = []
     links = set(links)
     for i, e in enumerate(merged.events):
-        lane = whole.lane(e.lane.partition(" #")[0])
+        link = e.lane.partition(" #")[0]
+        lane = whole.lane(link if link in links else e.lane)
         after = sorted({j for before in e.after for j in place[before]})
         if e.kind == MARK:
             place.append(lane.wait(*after).waits)

@@ -106,12 +106,12 @@ class Pool:
         answers: dict[int, Answer] = {}
         dead: dict[int, str] = {}
         data = pickle.dumps(job)
-        for rank in range(self.size):
-            try:
-                self._connections[rank].send_bytes(data)
-            except OSError:
-                dead[rank] = self._bury(rank)
         try:
+            for rank in range(self.size):
+                try:
+                    self._connections[rank].send_bytes(data)
+                except OSError:
+                    dead[rank] = self._bury(rank)
             self._collect(answers, dead)
         except BaseException:
             self._renew([rank for rank in range(self.size) if rank not in answers])
@@ -124,7 +124,7 @@ class Pool:
 
     def _collect(self, answers: dict[int, Answer], dead: dict[int, str]) -> None:
         """Wait for the ranks; after the first failure only as long as the others need to notice."""
-        end = time.monotonic() + self.limit + (GRACE if not dead else GRACE - self.limit)
+        end = time.monotonic() + GRACE + (0.0 if dead else self.limit)
         waiting = {self._connections[rank]: rank for rank in range(self.size) if rank not in dead}
         while waiting:
             ready = wait(list(waiting), max(0.0, end - time.monotonic()))

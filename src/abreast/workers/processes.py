@@ -29,31 +29,22 @@ class Home:
     backend of torch's own groups, and a name unlike that of any run before on this store."""
 
     def __init__(self, store: Store, wire: Wire, limit: float, device: torch.device, backend: str, name: str):
-        self.store, self.wire, self.limit, self.device, self.backend, self.name = (
-            store,
-            wire,
-            limit,
-            device,
-            backend,
-            name,
-        )
+        self.store, self.wire, self.limit = store, wire, limit
+        self.device, self.backend, self.name = device, backend, name
         self.sides: list[ProcessSide] = []
         self.groups: list[ProcessGroup] = []
         self.links: set[str] = set()
 
     def run(self, worker: Callable[[Team], Any], ledger: Ledger, lane: Lane, net: str) -> tuple[Any, Leftovers]:
-        """Call `worker` on this rank's team; what it returns, and what it left behind. Its lanes' ends are marked."""
+        """Call `worker` on this rank's team; what it returns, and what it left behind. Its lanes' ends are marked.
+
+        Other ranks may still receive what this one has sent: `leave` only when they have all come to their ends.
+        """
         mark(lane)
         side = ProcessSide(self, self.wire, tuple(range(self.wire.size)), net, lane)
-        try:
-            value = worker(Team(side))
-            for one in self.sides:
-                one.finish()
-        finally:
-            for one in self.sides:
-                one.leave()
-            for group in self.groups:
-                torch.distributed.destroy_process_group(group)
+        value = worker(Team(side))
+        for one in self.sides:
+            one.finish()
         for each in ledger.lanes.values():
             if each.waits != (each.last,):
                 mark(each)
@@ -61,6 +52,18 @@ class Home:
         received = {(s.net, a, b): n for s in self.sides for (a, b), n in s.received.items()}
         open_ = any(not ticket.taken for s in self.sides for ticket in s.receives)
         return value, Leftovers(messages, received, open_)
+
+    def leave(self) -> None:
+        """Let go of what belongs to this run alone."""
+        for one in self.sides:
+            one.leave()
+        for group in self.groups:
+            torch.distributed.destroy_process_group(group)
+        self.sides, self.groups = [], []
+
+    def place(self, spec: Spec) -> torch.device:
+        """Where a tensor of this kind arrives."""
+        return self.device if self.device.type == spec.device else torch.device("cpu")
 
 
 class Leftovers:
@@ -123,7 +126,7 @@ class ProcessSide(Side):
         """Exchange heads, compare them, move the bytes; what comes out, and what it cost."""
         heads = self.wire.heads(head)
         calls.agree(heads, self.ranks)
-        return move(self.wire, heads, copies, self.device), calls.cost(heads)
+        return move(self.wire, heads, copies, self.home.place), calls.cost(heads)
 
     def send(self, x: Tensor, spec: Spec, to: int, tag: int) -> Ticket[None]:
         number = self.numbers.get((self.rank, to), 0)
@@ -234,33 +237,34 @@ class Arrival:
         key = (self.source, side.rank)
         side.received[key] = side.received.get(key, 0) + 1
         self.event = side.message(*key, number, spec, ())
-        return cooked(data, spec, side.device)
+        return cooked(data, spec, side.home.place(spec))
 
     def done(self) -> bool:
         return bool(self.work.is_completed())
 
 
-def move(wire: Wire, heads: Sequence[Head], mine: Sequence[Tensor], device: torch.device) -> Any:
+def move(wire: Wire, heads: Sequence[Head], mine: Sequence[Tensor], place: Callable[[Spec], torch.device]) -> Any:
     """Carry out a call that all ranks agree about, with the bytes that `calls.cost` counts: a sum is an all-to-all of
-    chunks, which are added in rank order, and an all-gather of the results (rounded up to equal chunks)."""
+    chunks, which are added in rank order, and an all-gather of the results (rounded up to equal chunks). place: where
+    a tensor arrives that this rank has none like."""
     head, rank, n = heads[wire.rank], wire.rank, wire.size
-    device = mine[0].device if mine else device
-    firsts = [h.specs[0] if h.specs else None for h in heads]
+    some = [s for h in heads for s in h.specs]
+    device = mine[0].device if mine else place(some[0]) if some else torch.device("cpu")
     match head.kind:
         case "all_gather":
-            sizes = [s.bytes for s in firsts if s is not None]
+            sizes = [h.specs[0].bytes for h in heads]
             if len(set(sizes)) == 1:
                 rows: Sequence[Tensor] = list(wire.gather(raw(mine[0]), head.kind))
             else:
                 parts = [raw(mine[0]) if r != rank else None for r in range(n)]
-                rows = wire.exchange(parts, [0 if r == rank else sizes[r] for r in range(n)], head.kind)
+                rows = wire.exchange(parts, [0 if r == rank else sizes[r] for r in range(n)], device, head.kind)
             return [mine[0] if r == rank else cooked(rows[r], h.specs[0], device) for r, h in enumerate(heads)]
         case "all_reduce":
             return _summed(wire, head, mine[0])
         case "reduce_scatter" | "all_to_all":
             specs = [h.specs[rank] for h in heads]
             parts = [raw(x) if r != rank else None for r, x in enumerate(mine)]
-            rows = wire.exchange(parts, [0 if r == rank else s.bytes for r, s in enumerate(specs)], head.kind)
+            rows = wire.exchange(parts, [0 if r == rank else s.bytes for r, s in enumerate(specs)], device, head.kind)
             got = [mine[r] if r == rank else cooked(rows[r], specs[r], device) for r in range(n)]
             return got if head.kind == "all_to_all" else calls.fold(got, head.op)
         case "broadcast":
@@ -272,7 +276,7 @@ def move(wire: Wire, heads: Sequence[Head], mine: Sequence[Tensor], device: torc
             parts = [raw(mine[0]) if r == head.peer != rank else None for r in range(n)]
             here = rank == head.peer
             sizes = [h.specs[0].bytes if here and r != rank else 0 for r, h in enumerate(heads)]
-            rows = wire.exchange(parts, sizes, head.kind)
+            rows = wire.exchange(parts, sizes, device, head.kind)
             if not here:
                 return None
             return [mine[0] if r == rank else cooked(rows[r], h.specs[0], device) for r, h in enumerate(heads)]
@@ -287,7 +291,7 @@ def _summed(wire: Wire, head: Head, mine: Tensor) -> Tensor:
     pieces = [flat[r * chunk : (r + 1) * chunk] for r in range(n)]
     own = pieces[rank].numel() * spec.dtype.itemsize
     parts = [raw(x) if r != rank else None for r, x in enumerate(pieces)]
-    rows = wire.exchange(parts, [0 if r == rank else own for r in range(n)], head.kind)
+    rows = wire.exchange(parts, [0 if r == rank else own for r in range(n)], mine.device, head.kind)
     shape = Spec(spec.dtype, (pieces[rank].numel(),))
     got = [pieces[r] if r == rank else cooked(rows[r], shape, mine.device) for r in range(n)]
     total = flat.new_zeros(chunk)

@@ -65,6 +65,7 @@ class Rank:
         self.made = -1
         self.wire: Any = None
         self.store: Any = None
+        self.home: Any = None
 
     def serve(self) -> None:
         """Answer jobs until the parent hangs up."""
@@ -90,13 +91,15 @@ class Rank:
         from .processes import Home
         from .state import Streams
 
+        # The parent has heard from all ranks: nobody still receives what this one sent in the job before.
+        self.leave()
         if job.made != self.made:
             self.meet(job.made)
         worker: Callable[[Team], Any] = pickle.loads(job.worker)
         ledger = Ledger()
         ledger.kinds.update(job.kinds)
         ledger._zero = job.zero
-        home = Home(self.store, self.wire, self.limit, torch.device("cpu"), "gloo", f"job {job.number}")
+        self.home = home = Home(self.store, self.wire, self.limit, torch.device("cpu"), "gloo", f"job {job.number}")
         job.streams.set()
         with job.surroundings.entered():
             value, left = home.run(worker, ledger, ledger.lane(job.lanes[self.rank]), job.net)
@@ -120,10 +123,17 @@ class Rank:
         )
         self.made = made
 
+    def leave(self) -> None:
+        """Let go of the last job."""
+        home, self.home = self.home, None
+        if home is not None:
+            home.leave()
+
     def part(self) -> None:
         """Close the connections, so that ranks that wait for this one fail now."""
         import torch.distributed as dist
 
+        self.leave()
         if self.wire is not None:
             self.wire.close()
         if dist.is_initialized():

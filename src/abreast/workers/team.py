@@ -238,6 +238,8 @@ class Team:
         if not isinstance(colour, int) or isinstance(colour, bool) or colour < 0:
             raise AbreastError(f"split: a colour is an integer from 0 on, not {colour!r}.")
         name = "split" if name is None else name
+        if not isinstance(name, str) or not name or "#" in name:
+            raise AbreastError(f"split: a name is a text without #, not {name!r}.")
         seen = self._splits[name] = self._splits.get(name, 0) + 1
         return Team(self._side.split(colour, name if seen == 1 else f"{name}.{seen}"))
 
@@ -255,10 +257,15 @@ class Team:
         return self._post(Head("all_reduce", op, specs=(s,)), [x], later)
 
     def _post(self, head: Head, tensors: Sequence[Tensor], later: bool = False) -> Handle[Any]:
-        if self.size == 1:
-            alone = calls.answer([head], [[calls.packed(x) for x in tensors]], 0, {})
-            return Handle(Here(alone), self.lane)
-        return Handle(self._side.post(head, tensors, later), self.lane)
+        return post(self._side, head, tensors, later)
+
+
+def post(side: Side, head: Head, tensors: Sequence[Tensor], later: bool) -> Handle[Any]:
+    """Make a collective call. A group of one does it alone, and records nothing."""
+    if len(side.ranks) == 1:
+        alone = calls.answer([head], [[calls.packed(x) for x in tensors]], 0, {})
+        return Handle(Here(alone), side.lane)
+    return Handle(side.post(head, tensors, later), side.lane)
 
 
 def exposure(ledger: Ledger, event: int, exposed: bool) -> None:

@@ -80,6 +80,7 @@ class Torchrun:
             "streams": Streams().__getstate__(),
         }
         everybody = self._shared(mine, "what its worker returned")
+        home.leave()
         if not Leftovers.clean([Leftovers(*one["left"]) for one in everybody]):
             self.wire = self._connect()
         adopt(
@@ -111,7 +112,7 @@ class Torchrun:
         data = torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)
         heads = self.wire.heads(Head("all_gather", specs=(calls.spec(data, "map"),)))
         calls.agree(heads, range(self.size))
-        files = move(self.wire, heads, [data], torch.device("cpu"))
+        files = move(self.wire, heads, [data], lambda spec: torch.device("cpu"))
         return [torch.load(io.BytesIO(x.numpy().tobytes()), map_location=self._here, weights_only=True) for x in files]
 
     def _here(self, storage: Any, location: str) -> Any:

@@ -21,6 +21,7 @@ from abreast.core.errors import AbreastError
 from .calls import LARGEST_TAG, MOST_AXES, OPS, Head, Spec
 
 KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "gather", "barrier", "split")
+DEVICES = ("cpu", "cuda", "xpu", "mps")
 DTYPES = [
     getattr(torch, name)
     for name in (
@@ -30,7 +31,7 @@ DTYPES = [
     )
     if hasattr(torch, name)
 ]  # fmt: skip
-SPEC = 2 + MOST_AXES
+SPEC = 3 + MOST_AXES
 MESSAGE = 1 + SPEC
 
 
@@ -62,11 +63,13 @@ class Wire:
         self.await_(self.pg._allgather_base(table, row), head.kind)
         return [_head(numbers, head) for numbers in table.view(self.size, width).tolist()]
 
-    def exchange(self, parts: Sequence[Tensor | None], sizes: Sequence[int], what: str) -> list[Tensor]:
-        """Send bytes to each rank (None: nothing), and receive `sizes` bytes from each."""
+    def exchange(
+        self, parts: Sequence[Tensor | None], sizes: Sequence[int], place: torch.device, what: str
+    ) -> list[Tensor]:
+        """Send bytes to each rank (None: nothing), and receive `sizes` bytes from each. place: where they all are."""
         given = [x for x in parts if x is not None]
         out_sizes = [0 if x is None else x.numel() for x in parts]
-        pg, device = self._for(given[0].device if given else torch.device("cpu"))
+        pg, device = self._for(place)
         sent = torch.cat([x.to(device) for x in given]) if given else torch.empty(0, dtype=torch.uint8, device=device)
         got = torch.empty(sum(sizes), dtype=torch.uint8, device=device)
         self.await_(pg.alltoall_base(got, sent, list(sizes), out_sizes), what)
@@ -142,12 +145,15 @@ def read_message(row: Tensor) -> tuple[int, Spec]:
 
 
 def _written(s: Spec) -> list[int]:
-    return [DTYPES.index(s.dtype), len(s.shape), *s.shape, *[0] * (MOST_AXES - len(s.shape))]
+    if s.dtype not in DTYPES or s.device not in DEVICES:
+        raise AbreastError(f"tensors of {s} do not travel between processes.")
+    padding = [0] * (MOST_AXES - len(s.shape))
+    return [DTYPES.index(s.dtype), DEVICES.index(s.device), len(s.shape), *s.shape, *padding]
 
 
 def _spec(numbers: Sequence[int]) -> Spec:
-    dtype, axes = DTYPES[numbers[0]], numbers[1]
-    return Spec(dtype, tuple(numbers[2 : 2 + axes]))
+    dtype, device, axes, *shape = numbers
+    return Spec(DTYPES[dtype], tuple(shape[:axes]), DEVICES[device])
 
 
 def _op_code(op: str) -> int:
