@@ -97,6 +97,7 @@ def test_bad_settings(refused, tmp_path: Path) -> None:
     assert "below" in asked("--tol", 1e-9)
     assert "--steps" in asked("--steps", 0) and "--window" in asked("--window", 0)
     assert "--workers" in asked("--grad", "--workers", 2)
+    assert "one worker" in asked("--methods", "elk", "--workers", 2)
     (tmp_path / "file").write_text("")
     assert "cannot be written" in asked("--out", "file/folder")
 

@@ -11,7 +11,11 @@ import pytest
 HEAVY = ("torch", "transformers", "numpy", "rich", "jinja2")
 
 
-@pytest.mark.parametrize("args", [["--help"], ["papers"], ["papers", "lookahead"], ["compare", "decode", "--help"]])
+ROOMS = {"compare": ("decode", "solve", "diffuse"), "advise": ("solve", "diffuse")}
+HELP = [[command, room, "--help"] for command, rooms in ROOMS.items() for room in rooms]
+
+
+@pytest.mark.parametrize("args", [["--help"], ["papers"], ["papers", "lookahead"], *HELP])
 def test_light_commands_load_nothing_heavy(args: list[str]) -> None:
     code = (
         "import sys\nfrom abreast.cli import main\nsys.argv[1:] = sys.argv[1:]\n"

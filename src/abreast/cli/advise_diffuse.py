@@ -41,7 +41,7 @@ def run_advise_diffuse(
         from abreast.diffuse import lineup
 
         names = names_of(methods, [*lineup.known(), *lineup.NEEDS])
-        several = [lineup.method(name, devices) for name in names or lineup.known() if name != lineup.CONTROL]
+        several = [lineup.method(name, devices) for name in names or lineup.first() if name != lineup.CONTROL]
         if not several:
             raise AbreastError("--methods names only the control, which is run in any case.")
         described = build(asked if asked.steps is not None else replace(asked, steps=STEPS))

@@ -167,6 +167,7 @@ Scheduler = Annotated[str | None, typer.Option(help="ddim, euler, dpm-solver++, 
 Samples = Annotated[int | None, typer.Option(min=1, help="Samples at once.")]
 Guidance = Annotated[float | None, typer.Option(help="Scale of classifier-free guidance.")]
 Frames = Annotated[int | None, typer.Option(min=1, help="Of a video.")]
+Size = Annotated[int | None, typer.Option(min=8, help="Pixels of a side; the pipeline's own by default.")]
 HalfFloats = Annotated[str, typer.Option("--dtype", help="float32, float16 or bfloat16.")]
 
 
@@ -180,6 +181,7 @@ def compare_diffuse(
     batch: Samples = None,
     guidance: Guidance = None,
     frames: Frames = None,
+    size: Size = None,
     seed: Seed = 0,
     dtype: HalfFloats = "float32",
     methods: Annotated[str | None, typer.Option(help="Comma-separated names: paradigms, parastep, ...")] = None,
@@ -193,7 +195,7 @@ def compare_diffuse(
     from abreast.cli.pipelines import Asked
 
     labels = tuple(class_label or ())
-    asked = Asked(pipeline, labels, prompt, steps, scheduler, batch, guidance, frames, seed, dtype)
+    asked = Asked(pipeline, labels, prompt, steps, scheduler, batch, guidance, frames, size, seed, dtype)
     run_compare_diffuse(asked, Options(methods, devices, threads), json, out)
 
 
@@ -231,6 +233,7 @@ def advise_diffuse(
     batch: Samples = None,
     guidance: Guidance = None,
     frames: Frames = None,
+    size: Size = None,
     seed: Seed = 0,
     dtype: HalfFloats = "float32",
     methods: Annotated[str | None, typer.Option(help="Comma-separated names; all that run by default.")] = None,
@@ -244,7 +247,7 @@ def advise_diffuse(
     from abreast.cli.pipelines import Asked
 
     labels = tuple(class_label or ())
-    asked = Asked(pipeline, labels, prompt, steps, scheduler, batch, guidance, frames, seed, dtype)
+    asked = Asked(pipeline, labels, prompt, steps, scheduler, batch, guidance, frames, size, seed, dtype)
     run_advise_diffuse(asked, methods, devices, machine, threads, json)
 
 

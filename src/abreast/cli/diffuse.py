@@ -43,7 +43,7 @@ def run_compare_diffuse(asked: Asked, options: Options, as_json: bool, out: Path
         from abreast.diffuse import lineup
 
         names = names_of(options.methods, [*lineup.known(), *lineup.NEEDS])
-        wanted = [lineup.method(name, options.devices, asked.steps or 50) for name in names or lineup.known()]
+        wanted = [lineup.method(name, options.devices, asked.steps or 50) for name in names or lineup.first()]
     with console.status(f"loading {asked.pipeline}"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         described = build(asked)

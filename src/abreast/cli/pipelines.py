@@ -32,6 +32,7 @@ class Asked:
     batch: int | None = None
     guidance: float | None = None
     frames: int | None = None
+    size: int | None = None
     seed: int = 0
     dtype: str = "float32"
 
@@ -179,6 +180,8 @@ def _call(asked: Asked, pipe: Any) -> dict[str, Any]:
     give("prompt", "prompt", asked.prompt)
     give("guidance", "guidance_scale", asked.guidance)
     give("frames", "num_frames", asked.frames)
+    give("size", "height", asked.size)
+    give("size", "width", asked.size)
     if asked.labels:
         labels = list(asked.labels) if len(asked.labels) > 1 else list(asked.labels) * (asked.batch or 1)
         give("class-label", "class_labels", labels)

@@ -69,7 +69,7 @@ def held(
     fits(problem, methods)
     with console.status("one step") as status:
         facts = described.facts()
-        _warm(problem, methods)
+        _warm(problem, methods, options.workers)
         gradients: dict[int, float] = {}
         waiting = [label(method) for method in (problem.reference, *methods)]
 
@@ -109,15 +109,20 @@ def fits(problem: Any, methods: Sequence[Method], share: float = 0.8) -> None:
             )
 
 
-def _warm(problem: Any, methods: Sequence[Method]) -> None:
-    """What is compiled or loaded at first use is not part of any method's seconds."""
+def _warm(problem: Any, methods: Sequence[Method], workers: int) -> None:
+    """A few steps of each: what is compiled or loaded at first use is not part of any method's seconds, and a method
+    that refuses does so now."""
     import torch
 
     from abreast.core.problem import run
+    from abreast.workers import World
 
     with torch.no_grad():
         for method in (problem.reference, *methods):
-            run(problem.head(3), method)
+            try:
+                run(problem.head(max(3, workers)), method, World(workers))
+            except AbreastError as error:
+                raise AbreastError(f"{label(method)}: {error}") from error
 
 
 def apart(problem: Any, method: Method) -> float:

@@ -8,15 +8,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from abreast.web.shown import Line, shown
-
-WIDE = 110
+from abreast.web.shown import Line, Shown, shown
 
 
 def print_comparison(saved: dict[str, Any], console: Console) -> None:
-    """The table, one row a method, and the last line. A narrow terminal is spared the columns that few need."""
+    """The table, one row a method, and the last line; where not all fits, without the columns that few need."""
     what = shown(saved)
-    kept = [i for i, column in enumerate(what.columns) if console.width >= WIDE or not column.spare]
+    every = list(range(len(what.columns)))
+    kept = every if _width(what, every) <= console.width else [i for i in every if not what.columns[i].spare]
     table = Table(title=what.heading, title_justify="left", title_style="bold", header_style="dim", box=None)
     table.add_column("method")
     for column in (what.columns[i] for i in kept):
@@ -26,6 +25,13 @@ def print_comparison(saved: dict[str, Any], console: Console) -> None:
     console.print(table)
     left = " The run was interrupted: only what was finished counts." if saved["interrupted"] else ""
     console.print(Text(what.verdict + left, style="bold"))
+
+
+def _width(what: Shown, columns: list[int]) -> int:
+    """Characters of a line with these columns, nothing wrapped but settings."""
+    method = max(len(line.name) + 2 * line.control for line in what.lines)
+    cells = (max(len(what.columns[i].name), *(len(line.cells[i]) for line in what.lines)) for i in columns)
+    return method + 2 + sum(2 + width for width in cells)
 
 
 def _method(line: Line) -> Text:

@@ -11,7 +11,7 @@ from typing import Any
 
 from abreast.core import AbreastError, Method, nearest
 
-STEPS, PATCHES, LAYERS, FRAMES, ALL = "steps", "patches", "layers", "frames", "several"
+STEPS, PATCHES, LAYERS, FRAMES = "steps", "patches", "layers", "frames"
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,25 @@ METHODS = {
     "picard-consistency": Entry("steps.pcm", "PCM", STEPS),
     "distrifusion": Entry("patches.displaced", "DisplacedPatch", PATCHES, _shared("patches")),
     "pcpp": Entry("patches.partial", "PartialPatch", PATCHES, _shared("patches")),
-    "asgdiffusion": Entry("patches.structure", "StructureGuided", PATCHES),
+    "asgdiffusion": Entry("patches.structure", "StructureGuided", PATCHES, lambda devices: {"workers": devices}),
     "asyncdiff": Entry("layers.async_stages", "AsyncStages", LAYERS, _shared("stages")),
     "lightningcp": Entry("layers.lightning", "LightningCP", STEPS),
     "dualparal": Entry("frames.dual_pipeline", "DualPipeline", FRAMES, _shared("stages")),
-    "aquarius": Entry("recipes.aquarius", "Aquarius", ALL),
+    "aquarius": Entry("patches.aquarius", "Aquarius", PATCHES, _shared("patches")),
 }
 CONTROL = "fewer-steps"
+LARGER = ("asgdiffusion",)  # are for pictures larger than the network was trained for, so nobody is spared naming them
 NEEDS = {"picard-consistency": "a tuned denoiser: diffuse.PCM(diffuse.train_pcm(...))"}
 
 
 def known() -> list[str]:
     """The names that this abreast has a class for and that need nothing but a number of devices, and the control."""
     return [*(name for name, entry in METHODS.items() if name not in NEEDS and entry.load() is not None), CONTROL]
+
+
+def first() -> list[str]:
+    """The names that are tried where none are given."""
+    return [name for name in known() if name not in LARGER]
 
 
 def method(name: str, devices: int = 1, steps: int = 50) -> Method:

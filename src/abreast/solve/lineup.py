@@ -42,7 +42,6 @@ METHODS: dict[str, tuple[str, Callable[[Wanted], dict[str, Any]]]] = {
     "newton": ("Newton", _newton),
     "jacobi": ("Jacobi", _tol),
     "picard": ("Picard", _tol),
-    "anderson": ("Anderson", _tol),
 }
 FIRST = ("deer", "quasi-deer", "newton", "picard", "jacobi")  # run where no names are given
 SWEEPS_ALL = ("picard", "jacobi")  # need up to a sweep a step

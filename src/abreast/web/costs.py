@@ -182,7 +182,7 @@ def diffuse_verdict(rows: Sequence[Cost]) -> str:
         said += f" where as many plain steps are {rival.distance:.2g} off"
     if top.faster > NOISE:
         return f"{said}; it takes {1 / top.faster:.2f} of the reference's seconds here."
-    return f"{said}; that needs devices: in one process it takes {1 / top.faster:.1f} times the reference's seconds."
+    return f"{said}; here, in one process, it takes {1 / top.faster:.1f} times the reference's seconds."
 
 
 def beside(row: Cost, rows: Sequence[Cost]) -> list[Cost]:
@@ -214,7 +214,11 @@ def _solve_columns(rows: Sequence[Cost]) -> list[Cell]:
             Column("scan", "scan rounds", spare=True),
             lambda row: "" if row.reference else _number(row.columns.get("scan_rounds")),
         ),
-        *([(Column("bytes", "bytes"), lambda row: _number(row.bytes))] if any(row.bytes for row in rows) else []),
+        *(
+            [(Column("bytes", "bytes", spare=True), lambda row: _number(row.bytes))]
+            if any(row.bytes for row in rows)
+            else []
+        ),
         (Column("residual", "residual", spare=True), lambda row: _small(row.columns.get("residual"))),
         (Column("distance", "distance"), lambda row: _small(row.distance)),
         *(
@@ -237,7 +241,11 @@ def _diffuse_columns(rows: Sequence[Cost]) -> list[Cell]:
         (Column("span", "span"), lambda row: f"{row.span:.4g}"),
         (Column("work", "work"), lambda row: f"{row.work:.4g}"),
         (Column("calls", "calls", spare=True), lambda row: _number(row.columns.get("calls"))),
-        *([(Column("bytes", "bytes"), lambda row: _number(row.bytes))] if any(row.bytes for row in rows) else []),
+        *(
+            [(Column("bytes", "bytes", spare=True), lambda row: _number(row.bytes))]
+            if any(row.bytes for row in rows)
+            else []
+        ),
         *_ratios(),
     ]
 

@@ -87,7 +87,7 @@ def schedule(method: int, ledger: Ledger, row: dict[str, Any], known: Sequence[s
     blocks = []
     for group in groups:
         events = [ledger.events[i] for i in group]
-        kind = " and ".join(dict.fromkeys(event.kind for event in events))
+        kind = " and ".join(sorted({event.kind for event in events}))
         at = kinds.setdefault(kind, len(kinds))
         size, volume = sum(event.size for event in events), sum(event.bytes for event in events)
         blocks.append([lanes.index(events[0].lane), at, _short(size), _short(volume), len(group)])
