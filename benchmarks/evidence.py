@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,8 +139,15 @@ def table() -> str:
     return "\n".join(parts)
 
 
+def run_others(quick: bool) -> None:
+    """Solvers and samplers beside what one would use instead."""
+    for script in ("solve_peers", "diffuse_peers"):
+        command = [sys.executable, str(ROOT / "benchmarks" / f"{script}.py"), "--out", str(OUT / f"{script}.json")]
+        subprocess.run([*command, "--repeats", "1" if quick else "3"], check=True)
+
+
 STEPS: dict[str, Callable[[bool], None]] = {
-    "claims": run_claims, "rows": run_rows, "peers": run_peers, "bits": run_bits,
+    "claims": run_claims, "rows": run_rows, "peers": run_peers, "others": run_others, "bits": run_bits,
 }  # fmt: skip
 
 

@@ -77,9 +77,9 @@ def test_report(cli, tmp_path: Path) -> None:
         result = cli("report", "out/compare-solve.json", "--html", "p.html", "--trace", "t.json", *machine)
         assert result.exit_code == 0 and "DEER" in result.stdout, result.output
         events = [e for e in json.loads((tmp_path / "t.json").read_text())["traceEvents"] if e["ph"] == "X"]
-        loop = next(e for e in events if e["pid"] == 1)
-        assert loop["dur"] > 0
-    assert loop["dur"] >= 24 * 5
+        loop = sum(e["dur"] for e in events if e["pid"] == 1)
+        assert loop > 0
+    assert loop >= 24 * 5  # microseconds
 
 
 def test_bad_settings(refused, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_bad_settings(refused, tmp_path: Path) -> None:
 
 
 def test_too_much_memory(refused, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("abreast.cli.solve.free_memory", lambda: 2000.0)
+    monkeypatch.setattr("abreast.solve.diagnosis.memory", lambda: 2000.0)
     said = refused(*COMPARE, "--methods", "deer")
     assert "--window" in said and "GB of Jacobians" in said
 
@@ -118,3 +118,31 @@ def test_ctrl_c(cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = cli(*COMPARE, "--methods", "deer,jacobi")
     assert result.exit_code == 130 and "interrupted" in result.stdout
     assert json.loads((tmp_path / "out" / "compare-solve.json").read_text())["interrupted"] is True
+
+
+def test_advice(cli, refused) -> None:
+    result = cli("advise", "solve", "--width", 4, "--inputs", 3, "--steps", 64, "--batch", 2)
+    assert result.exit_code == 0, result.output
+    assert "pays" in result.stdout and "states at a time" in result.stdout and "A100 80GB" in result.stdout
+    assert "would be up to" in result.stdout
+    args = "advise", "solve", "--cell", "rnn", "--gain", 6, "--steps", 64, "--machine", "A100 80GB", "--json"
+    advice = json.loads(cli(*args).stdout)
+    assert advice["schema"] == "abreast.advice" and advice["method"] is None and advice["machines"] == []
+    assert advice["verdict"].startswith("Inherently serial") and advice["advice"].startswith("Keep the loop")
+    assert {row["name"] for row in advice["memory"]} == {"Dense", "Diagonal"}
+    assert "A100" in refused("advise", "solve", "--machine", "A100 80 GB")
+    assert "gru" in refused("advise", "solve", "--cell", "gry")
+
+
+def test_real_recurrences(cli) -> None:
+    from abreast.core import AbreastError
+    from abreast.zoo import fetch
+
+    try:
+        fetch("silero-vad"), fetch("speech")
+    except AbreastError as error:
+        pytest.skip(str(error))
+    saved = json.loads(
+        cli("compare", "solve", "--real", "silero", "--steps", 24, "--methods", "jacobi", "--json").stdout
+    )
+    assert saved["problems"][0]["steps"] == 24 and saved["rows"][1]["kept"]

@@ -1,4 +1,4 @@
-"""Blocks of frames in a pipeline: against blocks by hand, one device against several, and in ticks, bytes and memory."""
+"""Blocks of frames in a pipeline: against blocks by hand, on one device and several, in ticks, bytes and memory."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def video(frames=9, steps=4, name="DDIMScheduler", guided=False, batch=1, seed=0
     noise = torch.randn(batch, 4, frames, 4, 4, generator=generator)
     cond, null = ({"encoder_hidden_states": torch.randn(batch, 3, 16, generator=generator)} for _ in range(2))
     guidance = Guidance(3.0, null, ("cond", "uncond"), together=False) if guided else None
-    return Sampling(tiny.wan(), tiny.scheduler(name), noise, steps, cond, guidance)
+    return Sampling(tiny.wan().float(), tiny.scheduler(name), noise, steps, cond, guidance)
 
 
 class Naive:
@@ -112,13 +112,12 @@ def test_without_context_blocks_are_separate_videos():
         assert problem.distance(run.value[:, :, plan.slice(b)], x) < 1e-5
 
 
-@pytest.mark.parametrize("guided", [False, True])
-@pytest.mark.parametrize("frames, block, context", [(12, 3, 2), (7, 2, 2), (9, 4, 1), (5, 4, 2)])
+@pytest.mark.parametrize("guided, frames, block, context", [(True, 8, 3, 2), (False, 7, 2, 2), (False, 5, 4, 2)])
 def test_laws(guided, frames, block, context):
-    problem = video(frames, guided=guided)
+    problem = video(frames, steps=3, guided=guided)
     method = DualPipeline(3, block, context)
     assert all(ok for _, ok in abreast.laws(method, problem))
-    several, one = (abreast.run(problem, DualPipeline(n, block, context)).value for n in (4, 1))
+    several, one = (abreast.run(problem, DualPipeline(n, block, context)).value for n in (3, 1))
     assert torch.equal(several, one)
     single = DualPipeline(2, frames, 0)
     run = abreast.run(problem, single, against=abreast.run(problem, problem.reference))
@@ -133,16 +132,14 @@ class Ticks:
         return float(event.kind == "denoise")
 
 
-@given(steps=st.integers(1, 6), blocks=st.integers(1, 6), stages=st.integers(1, 4))
+@given(steps=st.integers(1, 4), blocks=st.integers(1, 5), stages=st.integers(1, 4))
 def test_ticks_are_the_closed_form(steps, blocks, stages):
     problem = video(frames=2 * blocks + 1, steps=steps)
     world = World(stages, machine=Ticks())
-    run = abreast.run(problem, DualPipeline(stages, 2, 1), world)
-    assert run.ledger.makespan == ticks(steps, blocks, stages)
-    # The same order follows from what waits for what, without a clock.
-    ledger = abreast.run(problem, DualPipeline(stages, 2, 1)).ledger
-    depth = ledger._depths([float(e.kind == "denoise") for e in ledger.events])
-    assert max(depth) == ticks(steps, blocks, stages)
+    ledger = abreast.run(problem, DualPipeline(stages, 2, 1), world).ledger
+    assert ledger.makespan == ticks(steps, blocks, stages)
+    # The same follows from what waits for what, without a clock.
+    assert max(ledger._depths([float(e.kind == "denoise") for e in ledger.events])) == ledger.makespan
 
 
 def test_the_cards_numbers():
@@ -239,7 +236,7 @@ def test_bad_input_is_one_sentence():
 
 
 def test_processes_give_the_same_bits(pool2):
-    problem = video(frames=8)
+    problem = video(frames=8, steps=2)
     inline, processes = (abreast.run(problem, DualPipeline(2, 3, 2), w) for w in (World(2), World(pool=pool2)))
     assert torch.equal(inline.value, processes.value)
     assert inline.ledger.bytes == processes.ledger.bytes and inline.ledger.span == processes.ledger.span

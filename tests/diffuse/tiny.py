@@ -111,3 +111,14 @@ def wan(layers: int = 4) -> Any:
         patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=16,
         freq_dim=32, ffn_dim=32, num_layers=layers, rope_max_seq_len=64,
     ).eval()  # fmt: skip
+
+
+@cache
+def deep_dit() -> Any:
+    from diffusers import DiTTransformer2DModel
+
+    torch.manual_seed(0)
+    return DiTTransformer2DModel(
+        sample_size=8, num_layers=4, patch_size=2, attention_head_dim=8, num_attention_heads=2, in_channels=4,
+        out_channels=8, num_embeds_ada_norm=1000,
+    ).eval()  # fmt: skip

@@ -60,7 +60,8 @@ def test_long_runs_are_thinned(compared: dict[str, Any], monkeypatch: pytest.Mon
 
 def cost(method: str, **facts: Any) -> costs.Cost:
     plain = {
-        "kind": method, "guarantee": "identical", "control_of": None, "reference": False, "kept": "within rounding",
+        "kind": method, "settings": {}, "guarantee": "identical", "control_of": None, "reference": False,
+        "kept": "within rounding",
         "span": 100.0, "work": 100.0, "bytes": 0.0, "rounds": 0.0, "seconds": 1.0, "distance": 0.0, "columns": {},
         "quality": {}, "shorter": 1.0, "faster": 1.0,
     }  # fmt: skip
@@ -124,4 +125,4 @@ def test_the_page_lives(compared: dict[str, Any], tmp_path: Path) -> None:
     seen = drive(page([compared]), DRIVE, tmp_path)
     assert seen["figures"] == 2 and seen["bands"] == 4 and seen["drawn"] and seen["narrow"]
     assert seen["end"].endswith("all done") and seen["back"] != seen["end"] == seen["again"]
-    assert "bounds" in seen["note"] and "Loop f of 40 rows" in seen["early"]
+    assert "bounds" in seen["note"] and "Loop f of 1 row;" in seen["early"]

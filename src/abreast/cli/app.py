@@ -53,8 +53,12 @@ app = typer.Typer(
     help="Make sequential machine learning run abreast, and know what you paid for it.",
 )
 compare_app = typer.Typer(no_args_is_help=True, help="Hold methods against the sequential run, on your model.")
+advise_app = typer.Typer(
+    no_args_is_help=True, help="What would pay, on this machine and on others, or that nothing would."
+)
 zoo_app = typer.Typer(no_args_is_help=True, help="Models and data that packages ship.")
 app.add_typer(compare_app, name="compare")
+app.add_typer(advise_app, name="advise")
 app.add_typer(zoo_app, name="zoo")
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A zoo name, a folder, or an id on the Hugging Face Hub.")]
@@ -119,6 +123,10 @@ Steps = Annotated[int | None, typer.Option(min=1, help="Steps of the sequence; 5
 Batch = Annotated[int | None, typer.Option(min=1, help="Sequences at once; 4 by default.")]
 Gain = Annotated[float | None, typer.Option(help="Factor of the recurrent weights; 1 by default.")]
 Seed = Annotated[int, typer.Option(help="Of every draw.")]
+DescribedMachine = Annotated[
+    str | None, typer.Option("--machine", help="Ask about this described machine only; all of them by default.")
+]
+AdviceJson = Annotated[bool, typer.Option("--json", help="Print JSON; abreast.cli.advise says what is in it.")]
 Floats = Annotated[str | None, typer.Option("--dtype", help="float32 or float64.")]
 
 
@@ -149,6 +157,95 @@ def compare_solve(
 
     asked = Asked(cell, real, module, width, inputs, steps, batch, gain, seed, dtype)
     run_compare_solve(asked, Options(methods, tol, window, grad, workers, threads), json, out)
+
+
+Pipeline = Annotated[str, typer.Option(help="A zoo name, a folder of diffusers', or an id on the Hugging Face Hub.")]
+ClassLabel = Annotated[list[int] | None, typer.Option("--class-label", help="One for all samples, or one each.")]
+Prompt = Annotated[str | None, typer.Option(help="A text, for pipelines that take one.")]
+SampleSteps = Annotated[int | None, typer.Option(min=1, help="Of the scheduler; the pipeline's own by default.")]
+Scheduler = Annotated[str | None, typer.Option(help="ddim, euler, dpm-solver++, ... or a class of diffusers.")]
+Samples = Annotated[int | None, typer.Option(min=1, help="Samples at once.")]
+Guidance = Annotated[float | None, typer.Option(help="Scale of classifier-free guidance.")]
+Frames = Annotated[int | None, typer.Option(min=1, help="Of a video.")]
+HalfFloats = Annotated[str, typer.Option("--dtype", help="float32, float16 or bfloat16.")]
+
+
+@compare_app.command("diffuse")
+def compare_diffuse(
+    pipeline: Pipeline = "digits-dit",
+    class_label: ClassLabel = None,
+    prompt: Prompt = None,
+    steps: SampleSteps = None,
+    scheduler: Scheduler = None,
+    batch: Samples = None,
+    guidance: Guidance = None,
+    frames: Frames = None,
+    seed: Seed = 0,
+    dtype: HalfFloats = "float32",
+    methods: Annotated[str | None, typer.Option(help="Comma-separated names: paradigms, parastep, ...")] = None,
+    devices: Annotated[int, typer.Option(min=1, help="Ranks that share the work, in this process.")] = 1,
+    threads: Threads = None,
+    json: Json = False,
+    out: Out = Path("out"),
+) -> None:
+    """Sample a diffusion pipeline in parallel, beside one step at a time."""
+    from abreast.cli.diffuse import Options, run_compare_diffuse
+    from abreast.cli.pipelines import Asked
+
+    labels = tuple(class_label or ())
+    asked = Asked(pipeline, labels, prompt, steps, scheduler, batch, guidance, frames, seed, dtype)
+    run_compare_diffuse(asked, Options(methods, devices, threads), json, out)
+
+
+@advise_app.command("solve")
+def advise_solve(
+    cell: Cell = None,
+    real: Real = None,
+    module: Module = None,
+    width: Width = None,
+    inputs: Inputs = None,
+    steps: Steps = None,
+    batch: Batch = None,
+    gain: Gain = None,
+    seed: Seed = 0,
+    dtype: Floats = None,
+    machine: DescribedMachine = None,
+    threads: Threads = None,
+    json: AdviceJson = False,
+) -> None:
+    """Whether a recurrence can be had in parallel over time."""
+    from abreast.cli.advise_solve import run_advise_solve
+    from abreast.cli.recurrences import Asked
+
+    asked = Asked(cell, real, module, width, inputs, steps, batch, gain, seed, dtype)
+    run_advise_solve(asked, machine, threads, json)
+
+
+@advise_app.command("diffuse")
+def advise_diffuse(
+    pipeline: Pipeline = "digits-dit",
+    class_label: ClassLabel = None,
+    prompt: Prompt = None,
+    steps: Annotated[int | None, typer.Option(min=2, help="Of the scheduler; 20 by default.")] = None,
+    scheduler: Scheduler = None,
+    batch: Samples = None,
+    guidance: Guidance = None,
+    frames: Frames = None,
+    seed: Seed = 0,
+    dtype: HalfFloats = "float32",
+    methods: Annotated[str | None, typer.Option(help="Comma-separated names; all that run by default.")] = None,
+    devices: Annotated[int, typer.Option(min=1, help="Ask about so many devices, too.")] = 4,
+    machine: DescribedMachine = None,
+    threads: Threads = None,
+    json: AdviceJson = False,
+) -> None:
+    """Which axis and method would pay for a pipeline."""
+    from abreast.cli.advise_diffuse import run_advise_diffuse
+    from abreast.cli.pipelines import Asked
+
+    labels = tuple(class_label or ())
+    asked = Asked(pipeline, labels, prompt, steps, scheduler, batch, guidance, frames, seed, dtype)
+    run_advise_diffuse(asked, methods, devices, machine, threads, json)
 
 
 @app.command("try")

@@ -11,7 +11,7 @@ from typing import Any
 from abreast.core.errors import AbreastError, nearest
 
 CELLS = {"gru": "GRUCell", "lstm": "LSTMCell", "rnn": "RNNCell"}
-REAL = {"silero": "silero_lstm", "g2p": "g2p_gru"}
+REAL = ("silero", "g2p")
 DTYPES = ("float32", "float64")
 
 
@@ -98,14 +98,27 @@ def _random(asked: Asked) -> Described:
 
 
 def _real(asked: Asked) -> Described:
+    """Trained weights over real inputs: speech, or the letters of English words."""
     from abreast import zoo
+    from abreast.solve import CellSequence
 
-    name = str(asked.real)
-    maker = getattr(zoo, REAL[name], None)
-    if maker is None:
-        raise AbreastError(f"this abreast has no {name}: give --cell or --module.")
-    options = {"steps": asked.steps, "batch": asked.batch, "dtype": asked.dtype}
-    return Described(maker(**{key: value for key, value in options.items() if value is not None}), name, "the zoo")
+    dtype = asked.dtype or "float32"
+    if asked.real == "silero":
+        from abreast.zoo.recurrences import CHUNK, RATE
+
+        sound = zoo.spoken() if asked.steps is None else zoo.spoken(silence=max(0.0, asked.steps * CHUNK / RATE - 9.0))
+        if asked.steps is not None:
+            sound = sound[: asked.steps * CHUNK]
+        known = zoo.silero_lstm(sound if asked.batch is None else [sound] * asked.batch, dtype)  # type: ignore[arg-type]
+    else:
+        words = list(zoo.pronunciations(asked.batch or 32, asked.seed))
+        known, _ = zoo.g2p_gru(words, dtype)
+        if asked.steps is not None and asked.steps > len(known.inputs):
+            raise AbreastError(
+                f"the longest of these words has {len(known.inputs)} steps, so --steps {asked.steps} is too many."
+            )
+    inputs = known.inputs[: asked.steps]
+    return Described(CellSequence(known.cell, inputs, known.h0), known.what, "trained weights, real inputs")
 
 
 def _own(where: str) -> Described:

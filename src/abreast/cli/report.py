@@ -50,7 +50,7 @@ def _named(found: list[dict[str, Any]], machine: str | None) -> dict[str, Ledger
     for one in found:
         for row in one["rows"]:
             name = f"{one['title']}: {row['method']}, {one['problems'][row['problem']]['name']}"
-            ledgers[name] = _on(ledger_of(row), machine, partial(priced, one))
+            ledgers[name] = _on(ledger_of(row), machine, partial(priced, row))
     return ledgers
 
 

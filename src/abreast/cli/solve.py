@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +60,7 @@ def held(
     import torch
 
     from abreast.core.compare import compare
-    from abreast.solve.forecast import weigh
+    from abreast.solve.forecast import operations, weigh
     from abreast.web import runs
     from abreast.web.saved import SOLVE, here
     from abreast.workers import World
@@ -86,7 +85,8 @@ def held(
             table = compare(problem, methods, world=lambda: World(options.workers), on_run=ended)
 
     def more(run: Run[Any]) -> dict[str, Any]:
-        return {"columns": {"gradient": gradients[id(run)]}} if id(run) in gradients else {}
+        graded = {"columns": {"gradient": gradients[id(run)]}} if id(run) in gradients else {}
+        return {"operations": operations(problem, run.method), **graded}
 
     known = {"title": described.name, "dtype": described.dtype, "workers": options.workers, "seed": seed,
              "machine": here()}  # fmt: skip
@@ -95,9 +95,10 @@ def held(
 
 def fits(problem: Any, methods: Sequence[Method], share: float = 0.8) -> None:
     """Raise AbreastError where a method would hold more Jacobians than memory is free."""
+    from abreast.solve.diagnosis import memory
     from abreast.solve.forecast import held as bytes_of
 
-    free = free_memory()
+    free = memory()
     for method in methods:
         needed = bytes_of(problem, method)
         if free and needed > share * free:
@@ -108,25 +109,6 @@ def fits(problem: Any, methods: Sequence[Method], share: float = 0.8) -> None:
             )
 
 
-def free_memory() -> float:
-    """Bytes that this machine has free; 0 where it does not say."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable"):
-                return float(line.split()[1]) * 1024
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (OSError, ValueError, AttributeError):
-        return 0.0
-
-
-def short(problem: Any, steps: int) -> Any:
-    """The same recurrence, of its first steps only."""
-    from abreast.solve import Recurrence
-
-    steps = min(steps, problem.steps)
-    return Recurrence(problem.f, problem.x0, steps, problem.bounds, problem.structure, problem.jacobian)
-
-
 def _warm(problem: Any, methods: Sequence[Method]) -> None:
     """What is compiled or loaded at first use is not part of any method's seconds."""
     import torch
@@ -135,7 +117,7 @@ def _warm(problem: Any, methods: Sequence[Method]) -> None:
 
     with torch.no_grad():
         for method in (problem.reference, *methods):
-            run(short(problem, 3), method)
+            run(problem.head(3), method)
 
 
 def apart(problem: Any, method: Method) -> float:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
-from abreast import diffuse
 from abreast.core import AbreastError, Method, nearest
 
 STEPS, PATCHES, LAYERS, FRAMES, ALL = "steps", "patches", "layers", "frames", "several"
@@ -15,35 +16,47 @@ STEPS, PATCHES, LAYERS, FRAMES, ALL = "steps", "patches", "layers", "frames", "s
 
 @dataclass(frozen=True)
 class Entry:
-    """kind: the class's name in this room. axis: what the devices share. settings: from their number to its fields."""
+    """home: the module of this room that has the class `kind`. axis: what the devices share. settings: from their
+    number to its fields."""
 
+    home: str
     kind: str
     axis: str
     settings: Callable[[int], dict[str, Any]] = lambda devices: {}
 
+    def load(self) -> type[Method] | None:
+        """The class; None where this abreast does not have it."""
+        if find_spec(f"abreast.diffuse.{self.home.partition('.')[0]}") is None:
+            return None
+        if find_spec(f"abreast.diffuse.{self.home}") is None:
+            return None
+        return getattr(import_module(f"abreast.diffuse.{self.home}"), self.kind, None)
 
-def _at_least(two: int, devices: int) -> int:
-    return devices if devices > 1 else two
+
+def _shared(name: str, least: int = 2) -> Callable[[int], dict[str, Any]]:
+    """Settings of methods that are told how many parts there are; `least` where one device stands for several."""
+    return lambda devices: {name: devices if devices > 1 else least}
 
 
 METHODS = {
-    "paradigms": Entry("ParaDiGMS", STEPS),
-    "parastep": Entry("ParaStep", STEPS, lambda devices: {"parallel": _at_least(4, devices)}),
-    "picard-consistency": Entry("PCM", STEPS),
-    "distrifusion": Entry("DisplacedPatch", PATCHES, lambda devices: {"patches": _at_least(2, devices)}),
-    "pcpp": Entry("PartialPatch", PATCHES, lambda devices: {"patches": _at_least(2, devices)}),
-    "asgdiffusion": Entry("StructureGuided", PATCHES),
-    "asyncdiff": Entry("AsyncStages", LAYERS, lambda devices: {"stages": _at_least(2, devices)}),
-    "lightningcp": Entry("LightningCP", STEPS),
-    "dualparal": Entry("DualPipeline", FRAMES, lambda devices: {"stages": _at_least(2, devices)}),
-    "aquarius": Entry("Aquarius", ALL),
+    "paradigms": Entry("steps.paradigms", "ParaDiGMS", STEPS),
+    "parastep": Entry("steps.parastep", "ParaStep", STEPS, _shared("parallel", 4)),
+    "picard-consistency": Entry("steps.pcm", "PCM", STEPS),
+    "distrifusion": Entry("patches.displaced", "DisplacedPatch", PATCHES, _shared("patches")),
+    "pcpp": Entry("patches.partial", "PartialPatch", PATCHES, _shared("patches")),
+    "asgdiffusion": Entry("patches.structure", "StructureGuided", PATCHES),
+    "asyncdiff": Entry("layers.async_stages", "AsyncStages", LAYERS, _shared("stages")),
+    "lightningcp": Entry("layers.lightning", "LightningCP", STEPS),
+    "dualparal": Entry("frames.dual_pipeline", "DualPipeline", FRAMES, _shared("stages")),
+    "aquarius": Entry("recipes.aquarius", "Aquarius", ALL),
 }
 CONTROL = "fewer-steps"
+NEEDS = {"picard-consistency": "a tuned denoiser: diffuse.PCM(diffuse.train_pcm(...))"}
 
 
 def known() -> list[str]:
-    """The names whose classes this abreast has, and the control."""
-    return [*(name for name, entry in METHODS.items() if entry.kind in diffuse.__all__), CONTROL]
+    """The names that this abreast has a class for and that need nothing but a number of devices, and the control."""
+    return [*(name for name, entry in METHODS.items() if name not in NEEDS and entry.load() is not None), CONTROL]
 
 
 def method(name: str, devices: int = 1, steps: int = 50) -> Method:
@@ -51,15 +64,16 @@ def method(name: str, devices: int = 1, steps: int = 50) -> Method:
 
     Raises AbreastError for an unknown name, and for one that needs what only Python can give it.
     """
+    if name == CONTROL:
+        from abreast.diffuse.sequential import FewerSteps
+
+        return FewerSteps(max(1, steps // 2))
+    if name in NEEDS:
+        raise AbreastError(f"{name} needs {NEEDS[name]}, which only Python can give it.")
     if name not in known():
         raise AbreastError(f"no method is called {name!r}: {nearest(name, known())}")
-    if name == CONTROL:
-        return diffuse.FewerSteps(max(1, steps // 2))
-    entry = METHODS[name]
-    try:
-        return getattr(diffuse, entry.kind)(**entry.settings(devices))
-    except TypeError as error:
-        raise AbreastError(f"{name} needs more than the command line can say: {error}; give it in Python.") from error
+    kind: Any = METHODS[name].load()
+    return kind(**METHODS[name].settings(devices))
 
 
 def axis(kind: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from abreast.core import Kind, Ledger
@@ -22,20 +23,28 @@ def cost(problem: Any) -> dict[str, float]:
     return {"flops": flops, "reads": float(weights), "operations": operations}
 
 
-def weigh(ledger: Ledger, costs: Mapping[str, float], problem: Any, method: Any) -> None:
-    """Say on the ledger what an evaluation and a scan of this run are worth."""
+def operations(problem: Any, method: Any) -> float:
+    """Operations started by one evaluation of a sweep of this method, its Jacobian's included."""
+    import torch
+
     from abreast.solve.linearize import resolve
 
-    ledger.kinds["f"] = Kind(flops=costs["flops"], reads=costs["reads"])
-    if hasattr(method, "line"):
-        line = resolve(method.line(), problem)
-        entries, states = line.entries(problem), problem.x0.numel()
-        numbers = entries * len(problem.x0)
-        # A product of two matrices with m rows takes 2 m flops an entry, an application 2; a sum of states 1 a state.
-        side = entries / problem.x0[0].numel()
-        flops = float(numbers * (2 * side + 2) + states)
-        ledger.kinds["scan"] = Kind(unit=0.0, flops=flops, reads=float((numbers + states) * problem.x0.element_size()))
-    ledger.kinds.setdefault("check", Kind(unit=0.0))
+    if not hasattr(method, "line"):
+        return cost(problem)["operations"]
+    line, index = resolve(method.line(), problem), torch.zeros(1, dtype=torch.long, device=problem.x0.device)
+    return counted(lambda: line.at(problem, index, problem.x0[None]))[1]
+
+
+def weigh(ledger: Ledger, costs: Mapping[str, float], problem: Any, method: Any) -> None:
+    """Say on the ledger what an evaluation of this run is worth as it was counted, and what a scan reads and writes of
+    each element."""
+    from abreast.solve.linearize import resolve
+
+    ledger.kinds["f"] = Kind(flops=max(costs["flops"], problem.flops), reads=max(costs["reads"], problem.reads))
+    if "scan" in ledger.kinds and hasattr(method, "line"):
+        entries = resolve(method.line(), problem).entries(problem) * len(problem.x0)
+        moved = float((entries + problem.x0.numel()) * problem.x0.element_size())
+        ledger.kinds["scan"] = replace(ledger.kinds["scan"], reads=moved)
 
 
 def held(problem: Any, method: Any) -> float:

@@ -12,7 +12,10 @@ from abreast.web.saved import SOLVE
 from abreast.web.shown import Column, Line, Shown, named
 
 NOISE = 1.1  # two runs of the same thing, milliseconds long, differ by as much
-SERIAL = 0.5  # sweeps a step from which on a solver that knows the Jacobian has gained nothing
+SERIAL, FEW = (
+    0.2,
+    32,
+)  # sweeps a step from which on a recurrence counts as serial, if it has this many (solve.diagnosis)
 WORDS = ("broken", "differs", "within bound", "within rounding", "identical")  # the weakest first
 JACOBIAN_FREE = ("Loop", "Jacobi", "Picard")
 
@@ -23,6 +26,7 @@ class Cost:
 
     method: str
     kind: str
+    settings: dict[str, Any]
     guarantee: str
     control_of: str | None
     reference: bool
@@ -55,6 +59,7 @@ def costs(saved: dict[str, Any]) -> list[Cost]:
             Cost(
                 method=method["method"],
                 kind=method["settings"]["class"],
+                settings=method["settings"],
                 guarantee=method["guarantee"],
                 control_of=method["control_of"],
                 reference=method["reference"],
@@ -77,19 +82,29 @@ def shown(saved: dict[str, Any]) -> Shown:
     columns = _solve_columns(rows) if solve else _diffuse_columns(rows)
     top = best(rows) if solve else winner(rows)
     lines = [
-        Line(*named(row.method), tuple(cell(row) for _, cell in columns), row.shorter, bool(row.control_of),
-             row is top, row.kept == "broken")
+        Line(*_named(row), tuple(cell(row) for _, cell in columns), row.shorter, bool(row.control_of), row is top,
+             row.kept == "broken")
         for row in rows
     ]  # fmt: skip
     said = solve_verdict(rows, steps_of(saved)) if solve else diffuse_verdict(rows)
     return Shown(heading(saved), said, tuple(column for column, _ in columns), lines)
 
 
+def _named(row: Cost) -> tuple[str, str]:
+    """Name and settings; of fewer steps in one line, since every method has three of them for controls."""
+    if row.kind != "FewerSteps":
+        return named(row.method)
+    facts = row.settings
+    said = [f"{facts.get('span')} steps"]
+    said += [facts["spacing"]] if facts.get("spacing", "even") != "even" else []
+    said += [str(facts["scheduler"])] if facts.get("scheduler") is not None else []
+    return f"FewerSteps: {', '.join(said)}", ""
+
+
 def heading(saved: dict[str, Any]) -> str:
     """What was run, on what."""
     machine, problem = saved["machine"], saved["problems"][0]
-    size = f"{problem['steps']} steps, {problem['batch']} {'rows' if saved['schema'] == SOLVE else 'samples'} of "
-    size += " x ".join(map(str, problem["state"]))
+    size = f"{problem['steps']} steps, batch {problem['batch']}, state {' x '.join(map(str, problem['state']))}"
     ranks = saved.get("workers") or saved.get("devices") or 1
     several = f"; {ranks} ranks in one process" if ranks > 1 else ""
     return f"{saved['title']}: {size}, {saved['dtype']}{several}; threads: {machine['threads']}, {machine['cpu']}"
@@ -113,7 +128,7 @@ def solve_verdict(rows: Sequence[Cost], steps: int) -> str:
     knowing = [row for row in rows if row.kind not in JACOBIAN_FREE and "sweeps" in row.columns and row.trusted]
     top, broken = best(rows), [row for row in rows if row.kept == "broken"]
     lost = f" {_names(broken, rows)} did not keep the promise." if broken else ""
-    if knowing and min(row.columns["sweeps"] for row in knowing) >= SERIAL * steps:
+    if knowing and steps >= FEW and min(row.columns["sweeps"] for row in knowing) > SERIAL * steps:
         row = min(knowing, key=lambda row: row.columns["sweeps"])
         share = row.columns["sweeps"] / steps
         return (
@@ -146,7 +161,7 @@ def in_seconds(top: Cost, rows: Sequence[Cost]) -> str:
 
 def winner(rows: Sequence[Cost]) -> Cost | None:
     """Of the methods of a span shorter than the reference's that stand nearer to its answer than each of their
-    controls (or kept a promise) the one of the shortest span."""
+    controls (or give the very same) the one of the shortest span."""
     able = [row for row in rows if _pays(row, rows)]
     return min(able, key=lambda row: (row.span, row.distance or 0.0), default=None)
 
@@ -159,27 +174,30 @@ def diffuse_verdict(rows: Sequence[Cost]) -> str:
     top = winner(rows)
     if top is None:
         return "Nothing run here beats plain sampling with fewer steps."
-    rival = min(beside(top, rows), key=lambda row: row.distance or 0.0, default=None)
-    said = f"{_short(top, rows)}: span {top.span:g} of {rows[0].span:g} ({_times(top.shorter)} shorter), "
+    plain = [row for row in beside(top, rows) if row.kind == "FewerSteps" and row.distance is not None]
+    rival = min(plain, key=lambda row: row.distance or 0.0, default=None)
+    said = f"{_short(top, rows)}: span {top.span:.4g} of {rows[0].span:g} ({_times(top.shorter)} shorter), "
     said += "identical" if top.distance == 0 else f"distance {top.distance:.2g}"
     if rival is not None:
-        said += f" where fewer steps of that span are {rival.distance:.2g} off"
+        said += f" where as many plain steps are {rival.distance:.2g} off"
     if top.faster > NOISE:
         return f"{said}; it takes {1 / top.faster:.2f} of the reference's seconds here."
     return f"{said}; that needs devices: in one process it takes {1 / top.faster:.1f} times the reference's seconds."
 
 
 def beside(row: Cost, rows: Sequence[Cost]) -> list[Cost]:
-    """The controls of a method: those under its label, or as long as it (the same control stands once)."""
-    own = [other for other in rows if other.control_of == row.method]
-    return own or [other for other in rows if other.kind == "FewerSteps" and abs(other.span - row.span) < 1]
+    """The controls of a method: those under its label, and fewer steps as long as it (the same control stands once)."""
+    plain = [other.method for other in rows if other.kind == "FewerSteps" and abs(other.span - row.span) < 1]
+    return [other for other in rows if other.control_of == row.method or other.method in plain]
 
 
 def _pays(row: Cost, rows: Sequence[Cost]) -> bool:
     if row.reference or row.control_of or row.kind == "FewerSteps" or row.kept == "broken" or row.shorter <= NOISE:
         return False
     rivals = [other.distance for other in beside(row, rows) if other.distance is not None]
-    return row.trusted or (row.distance is not None and all(row.distance < distance for distance in rivals))
+    if row.trusted and row.guarantee == "identical":
+        return True
+    return row.distance is not None and all(row.distance < distance for distance in rivals)
 
 
 Cell = tuple[Column, Any]
@@ -213,12 +231,12 @@ def _diffuse_columns(rows: Sequence[Cost]) -> list[Cell]:
     seen = any(row.columns.get("psnr") is not None for row in rows)
     return [
         *_promise(),
-        (Column("calls", "calls"), lambda row: _number(row.columns.get("calls"))),
-        (Column("span", "span"), lambda row: f"{row.span:.4g}"),
-        (Column("work", "work"), lambda row: f"{row.work:.4g}"),
         (Column("distance", "distance"), lambda row: _small(row.distance)),
         *([(Column("psnr", "PSNR, dB", spare=True), lambda row: _number(row.columns.get("psnr")))] if seen else []),
         *((Column(name, name), lambda row, name=name: _small(row.quality.get(name))) for name in quality),
+        (Column("span", "span"), lambda row: f"{row.span:.4g}"),
+        (Column("work", "work"), lambda row: f"{row.work:.4g}"),
+        (Column("calls", "calls", spare=True), lambda row: _number(row.columns.get("calls"))),
         *([(Column("bytes", "bytes"), lambda row: _number(row.bytes))] if any(row.bytes for row in rows) else []),
         *_ratios(),
     ]

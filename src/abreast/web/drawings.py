@@ -8,7 +8,7 @@ from typing import Any
 from abreast.core.ledger import Event, Ledger, Priced
 from abreast.machine import MACHINES, replay
 from abreast.machine.forecast import Forecast
-from abreast.web.saved import DECODE, ledger_of
+from abreast.web.saved import ledger_of
 
 HERE = "here"
 MOST = 1200  # blocks of one method that a schedule draws; beyond it, neighbours share a block
@@ -20,14 +20,31 @@ def drawn(saved: dict[str, Any]) -> dict[str, Any]:
     order = [method["method"] for method in saved["methods"]]
     rows = [row for row in saved["rows"] if row["problem"] == 0]
     ledgers = [ledger_of(row) for row in rows]
+    known = [machine["id"] for machine in machines(saved)[1:]]
     return {
+        "near": near(saved, rows),
         "steps": saved["problems"][0]["steps"],
         "curves": [curve(order.index(row["method"]), row["trace"]) for row in rows if row["trace"]],
         "machines": machines(saved),
-        "schedules": [schedule(order.index(row["method"]), ledger, saved) for row, ledger in zip(rows, ledgers)],
+        "schedules": [schedule(order.index(row["method"]), ledger, row, known) for row, ledger in zip(rows, ledgers)],
         "pictures": [{"method": order.index(row["method"]), "images": row["images"]}
                      for row in rows if row.get("images")],
     }  # fmt: skip
+
+
+def near(saved: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Span and distance of every run but the reference's; kind: of fewer steps, how they are spaced, else null."""
+    found = []
+    for row in rows:
+        at = next(i for i, method in enumerate(saved["methods"]) if method["method"] == row["method"])
+        settings = saved["methods"][at]["settings"]
+        kind = None
+        if settings["class"] == "FewerSteps":
+            solver = f", {settings['scheduler']}" if settings.get("scheduler") else ""
+            kind = f"fewer steps, {settings.get('spacing', 'even')}{solver}"
+        if row["distance"] is not None:
+            found.append({"method": at, "kind": kind, "span": _short(row["span"]), "distance": _short(row["distance"])})
+    return found
 
 
 def static(saved: dict[str, Any]) -> dict[str, Any]:
@@ -56,13 +73,13 @@ def machines(saved: dict[str, Any]) -> list[dict[str, str]]:
     return [measured, *({"id": m.name, "name": m.name, "source": m.source} for m in MACHINES.values())]
 
 
-def priced(saved: dict[str, Any], machine: str) -> Priced:
-    """A described machine, as this comparison's events are priced on it."""
-    cost = saved["problems"][0].get("cost") if saved["schema"] != DECODE else None
-    return Forecast(MACHINES[machine], cost["operations"]) if cost else MACHINES[machine]
+def priced(row: dict[str, Any], machine: str) -> Priced:
+    """A described machine, as this row's events are priced on it."""
+    started = row.get("operations")
+    return Forecast(MACHINES[machine], started) if started else MACHINES[machine]
 
 
-def schedule(method: int, ledger: Ledger, saved: dict[str, Any]) -> dict[str, Any]:
+def schedule(method: int, ledger: Ledger, row: dict[str, Any], known: Sequence[str]) -> dict[str, Any]:
     """lanes: names; blocks: [lane, kind, size, bytes, events] of each; times: by machine the starts and the ends."""
     groups = grouped([(i, event) for i, event in enumerate(ledger.events) if event.span or event.bytes])
     lanes = list(dict.fromkeys(ledger.events[group[0]].lane for group in groups))
@@ -75,9 +92,9 @@ def schedule(method: int, ledger: Ledger, saved: dict[str, Any]) -> dict[str, An
         size, volume = sum(event.size for event in events), sum(event.bytes for event in events)
         blocks.append([lanes.index(events[0].lane), at, _short(size), _short(volume), len(group)])
     times = {HERE: [(event.start, event.end) for event in ledger.events]}
-    for machine in machines(saved)[1:]:
-        timed = replay(ledger, priced(saved, machine["id"])).events
-        times[machine["id"]] = [(event.start, event.end) for event in timed]
+    for machine in known:
+        timed = replay(ledger, priced(row, machine)).events
+        times[machine] = [(event.start, event.end) for event in timed]
     return {
         "method": method,
         "lanes": lanes,

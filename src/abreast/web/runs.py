@@ -2,7 +2,7 @@
 
     {"schema": "abreast.solve", "dtype", "workers",
      "problems": [{"name", "source", "steps", "batch", "state": [...],
-                   "cost": {"flops", "reads", "operations"}}],      of one step of all members: see solve.forecast
+                   "cost": {"flops", "reads", "operations"}}],      of one step of all members
      "rows": [...]}
     {"schema": "abreast.diffuse", "pipeline", "scheduler", "dtype", "devices",
      "problems": [{"name", "source", "steps", "batch", "state": [...], "cost": {...}}],
@@ -11,6 +11,7 @@
 Both have of each row
 
      {"outcome", "bytes", "rounds", "columns": {...}, "quality": {...},
+      "operations",                                                 started by one evaluation of this method
       "trace": [{"event", "prefix", "change", ...}]}                an entry a sweep, as its method noted it
 
 bytes and rounds: of transfers. columns: what the room's problem counts (sweeps, scan_rounds, residual, status, psnr,

@@ -65,7 +65,13 @@ def dealt(problem: Sampling, plan: Plan) -> Strips:
         raise AbreastError(f"patches are cut from pictures [B, C, H, W], not from noise {list(problem.noise.shape)}.")
     if plan.branches == 2 and problem.guidance is None:
         raise AbreastError("branches=2 puts the branches of guidance on ranks of their own, and there is no guidance.")
-    sites.find(module)
+    found = sites.find(module)
+    if plan.cache is not None and not any(site.kind == "attention" and site.first for site in found):
+        raise AbreastError(
+            f"the step cache needs a transformer whose first block has an attn1, not {type(module).__name__}."
+        )
+    if plan.attention == "ulysses" and not sites.in_tokens(module):
+        raise AbreastError(f"Ulysses attention splits the tokens of a transformer, not {type(module).__name__}.")
     return cut(problem.noise.shape[2], plan.patches, sites.multiple(module), plan.rows)
 
 
@@ -108,7 +114,9 @@ class StripDenoiser:
     def _through(self, strip: Strip, i: int, x: Tensor) -> dict[str, Tensor]:
         """By branch the outputs [B, C, rows, W] of the strip."""
         own, outs = self.strips.take(x, self.mates.rank, 2), dict[str, Tensor]()
-        for group in self.denoise.groups(self.names):
+        # With a cache each branch has its own decisions, so each is a call of its own.
+        apart = self.plan.cache is not None
+        for group in [(name,) for name in self.names] if apart else self.denoise.groups(self.names):
             seen, t, cond = self.denoise.rows(group, i, x)
             self.denoise.network = Seen(self.network, strip, self.strips)
             with torch.no_grad(), sites.visiting(strip):
@@ -142,6 +150,7 @@ class Seen:
         self.module = network.module
 
     def __call__(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
+        self.strip.called()
         if sites.in_tokens(self.module):
             out = self.network.finish(self.module(**self.network.inputs(x, t, cond)))
             return self.strips.take(out, self.strip.rank, 2)
@@ -160,6 +169,8 @@ def _flat(cond: Any) -> None:
 
 def exact(plan: Plan, length: Callable[[], int]) -> bool:
     """Whether a plan gives the reference's answer, up to the rounding of reordered sums."""
+    if plan.cache is not None and plan.cache.tau > 0 and plan.cache.warmup < length():
+        return False
     if plan.patches == 1:
         return True
     return plan.exchange and (plan.warmup == math.inf or plan.warmup >= length())

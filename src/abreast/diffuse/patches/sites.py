@@ -23,7 +23,7 @@ from torch import nn
 from abreast.core import AbreastError
 from abreast.diffuse.sites import find_sites
 
-Kind = Literal["conv", "norm", "keys", "text", "cut", "fill", "attention"]
+Kind = Literal["conv", "norm", "keys", "text", "block", "fill", "attention"]
 _UNKNOWN = (
     nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Conv3d, nn.InstanceNorm1d, nn.InstanceNorm2d,
     nn.BatchNorm2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.RNNBase,
@@ -35,7 +35,7 @@ _UNKNOWN_NAMES = {"FirDownsample2D", "FirUpsample2D", "AdaGroupNorm", "SpatialNo
 class PatchSite:
     """One such place. kind: "keys" is what computes keys or values from the strip's own tokens, "text" from a prompt.
     halo: rows that a convolution reads above and below a strip. spare: rows of zeros that were added below the strip.
-    first: it reads the network's own input."""
+    first: it reads the network's own input, or is the first of the blocks; last: of the blocks."""
 
     name: str
     module: nn.Module
@@ -43,6 +43,7 @@ class PatchSite:
     halo: tuple[int, int] = (0, 0)
     spare: int = 0
     first: bool = False
+    last: bool = False
 
 
 class Visitor(Protocol):
@@ -87,8 +88,11 @@ def find(module: nn.Module) -> list[PatchSite]:
         wide = [s.name for s in inner if s.kind in ("conv", "norm")]
         if wide:
             raise AbreastError(f"{name} mixes rows of tokens in {wide[0]}, so they cannot be cut.")
-        first = PatchSite("transformer_blocks.0", blocks[0], "cut")
-        return [first, *inner, PatchSite(last, module.get_submodule(last), "fill")]
+        end = len(blocks) - 1
+        outer = [
+            PatchSite(f"transformer_blocks.{k}", b, "block", first=k == 0, last=k == end) for k, b in enumerate(blocks)
+        ]
+        return [*outer, *inner, PatchSite(last, module.get_submodule(last), "fill")]
     if not any(hasattr(module, part) for part in ("down_blocks", "up_blocks")):
         raise AbreastError(f"patches need a UNet or a transformer of diffusers, not {name}.")
     return list(_inner(module, ""))
@@ -122,7 +126,7 @@ def _inner(module: nn.Module, prefix: str) -> Iterator[PatchSite]:
             if not hasattr(m, "is_cross_attention") or getattr(m, "fused_projections", False):
                 how = "fused " if hasattr(m, "is_cross_attention") else ""
                 raise AbreastError(f"{name} is a {how}{type(m).__name__}, whose keys cannot be exchanged.")
-            yield PatchSite(name, m, "attention")
+            yield PatchSite(name, m, "attention", first=name == "transformer_blocks.0.attn1")
             for part in ("to_k", "to_v"):
                 if isinstance(getattr(m, part), nn.Module):
                     yield PatchSite(f"{name}.{part}", getattr(m, part), "text" if found.kind == "cross" else "keys")

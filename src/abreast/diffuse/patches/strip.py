@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from abreast.core import AbreastError
 from abreast.diffuse.patches.exchange import Everyone, Parts, Pieces, Route, StaleExchange
+from abreast.diffuse.patches.reuse import Reuse, Rule, Skipped
 from abreast.diffuse.patches.sites import PatchSite
 from abreast.diffuse.patches.strips import Strips
 from abreast.workers import Team
@@ -31,8 +32,8 @@ class Plan:
     norms after it (see `Strip.statistics`). portion: how much of its own length a strip's attention looks beyond it
     after the warm-up, None is all. refresh: whether parts are exchanged after the warm-up. exchange: False runs each
     strip as if it were the picture. rows: of each strip, where they are not to be equal. branches: 2 puts the two
-    branches of guidance on ranks of their own. attention: "gather" keys and values, or by "ulysses". Raises
-    AbreastError for values that make no sense.
+    branches of guidance on ranks of their own. attention: "gather" keys and values, or by "ulysses". cache: when to
+    reuse what the blocks added in an earlier step. Raises AbreastError for values that make no sense.
     """
 
     patches: int
@@ -44,6 +45,7 @@ class Plan:
     rows: tuple[int, ...] | None = None
     branches: int = 1
     attention: Literal["gather", "ulysses"] = "gather"
+    cache: Rule | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.patches, int) or self.patches < 1:
@@ -58,6 +60,8 @@ class Plan:
             raise AbreastError(f"portion is a share of a strip from 0 on, not {self.portion!r}.")
         if self.branches not in (1, 2):
             raise AbreastError(f"branches is 1, or 2 with guidance, not {self.branches!r}.")
+        if self.attention not in ("gather", "ulysses"):
+            raise AbreastError(f"attention is gather or ulysses, not {self.attention!r}.")
 
     @property
     def ranks(self) -> int:
@@ -67,19 +71,21 @@ class Plan:
 
 @dataclass
 class Profile:
-    """Floating point operations of one step on one strip, by the site at which the count stood so high."""
+    """Floating point operations of one step on one strip, by the site at which the count stood so high. fills: the
+    sites after the blocks of a transformer."""
 
     at_sites: list[float] = field(default_factory=list)
+    fills: list[int] = field(default_factory=list)
     total: float = 0.0
 
 
 class Strip:
     """What one rank knows. team: the ranks that share the picture. last: the last step. counter: a count of floating
-    point operations makes this a rehearsal, which talks to nobody."""
+    point operations makes this a rehearsal, which talks to nobody. kind: of the ledger's events."""
 
-    def __init__(self, plan: Plan, strips: Strips, team: Team, last: int, counter: Any = None):
+    def __init__(self, plan: Plan, strips: Strips, team: Team, last: int, counter: Any = None, kind: str = "denoise"):
         self.plan, self.strips, self.team, self.last, self.counter = plan, strips, team, last, counter
-        self.rank = team.rank
+        self.rank, self.kind = team.rank, kind
         self.alone = team.size == 1 or not plan.exchange
         self.exchanges: dict[int, StaleExchange] = {}
         self.before: dict[int, Tensor] = {}
@@ -90,19 +96,34 @@ class Strip:
         self.step = self.count = 0
         self.done = 0.0
         self.tokens: tuple[int, int, int] | None = None
+        self.caches: dict[int, Reuse] = {}
+        self.call = -1
 
     def begin(self, step: int) -> None:
         """A step starts: sites are told apart by the order in which they come up in it."""
-        self.step, self.count, self.done = step, 0, 0.0
+        self.step, self.count, self.done, self.call = step, 0, 0.0, -1
 
-    def visit(self, site: PatchSite, plain: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What the strip does at a site instead of `plain`."""
+    def called(self) -> None:
+        """The network is called, for the rows or the branch whose turn it is."""
+        self.call += 1
+        if self.plan.cache is not None and self.counter is None:
+            self.caches.setdefault(self.call, Reuse(self.plan.cache))
+
+    def mark(self, kind: str = "") -> int:
+        """Which site of the step this is."""
         here = self.count
         self.count += 1
         if self.counter is not None:
             self.profile.at_sites.append(self.counter.total)
-        if site.kind == "cut":
-            return self.cut(plain, args, kwargs)
+            if kind == "fill":
+                self.profile.fills.append(here)
+        return here
+
+    def visit(self, site: PatchSite, plain: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the strip does at a site instead of `plain`."""
+        here = self.mark(site.kind)
+        if site.kind == "block":
+            return self.block(site, plain, args, kwargs)
         if site.kind == "attention":
             return self.attend(site, here, plain, args, kwargs)
         x = args[0]
@@ -233,24 +254,41 @@ class Strip:
         return kept[1]
 
     def attend(self, site: PatchSite, here: int, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """A whole attention module, where its keys and values are not what is exchanged."""
+        """A whole attention module: its input decides whether the blocks are skipped, and Ulysses replaces it."""
+        cache = self.caches.get(self.call)
+        if cache is not None and site.first:
+            self.record(self.profile.at_sites[here])
+            x = args[0] if args else kwargs["hidden_states"]
+            skip = cache.skips(self.step, self.last, x, self.team)
+            lane = self.team.lane
+            lane.ledger.note(lane.last, cache="hit" if skip else "miss")
+            if skip:
+                raise Skipped
         if self.alone or self.plan.attention != "ulysses" or site.module.is_cross_attention:
             return plain(*args, **kwargs)
         from abreast.diffuse.patches.ulysses import attend
 
-        return attend(self, site, args, kwargs)
+        return attend(self, site.module, here, args, kwargs)
 
     # Tokens.
 
-    def cut(self, plain: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The first block sees the strip's tokens alone."""
-        tokens_NLD = args[0] if args else kwargs["hidden_states"]
-        start, stop = self.strips.bounds(self.rank, tokens_NLD.shape[1])
-        self.tokens = (start, stop, tokens_NLD.shape[1])
-        own = tokens_NLD[:, start:stop]
-        if args:
-            return plain(own, *args[1:], **kwargs)
-        return plain(**{**kwargs, "hidden_states": own})
+    def block(self, site: PatchSite, plain: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A block of a transformer. The first sees the strip's tokens alone; the cache may skip all."""
+        x_NLD = args[0] if args else kwargs["hidden_states"]
+        if site.first:
+            start, stop = self.strips.bounds(self.rank, x_NLD.shape[1])
+            self.tokens = (start, stop, x_NLD.shape[1])
+            x_NLD = x_NLD[:, start:stop]
+            args, kwargs = ((x_NLD, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": x_NLD})
+        cache = self.caches.get(self.call)
+        if cache is None:
+            return plain(*args, **kwargs)
+        out = cache.through(site, plain, x_NLD, args, kwargs)
+        if site.last and cache.skipping:
+            # What comes next is what comes after the blocks.
+            self.count = self.profile.fills[self.call]
+            self.done = self.profile.at_sites[self.count]
+        return out
 
     def fill(self, own_NLD: Tensor) -> Tensor:
         """After the last block the strip's tokens stand where they belong, among zeros, so that the network can make a
@@ -280,7 +318,7 @@ class Strip:
         """An event for what was computed since the last one, up to this count of operations in the step."""
         share = (reached - self.done) * self.unit
         if share > 0:
-            self.team.lane.add("denoise", share, span=share)
+            self.team.lane.add(self.kind, share, span=share)
         self.done = reached
 
     def _blank(self, own: Tensor, route: Route) -> Parts:

@@ -33,12 +33,12 @@ class StructureGuided(Method):
     predicts is drawn towards what view 0 predicts.
 
     With x0(.) the clean picture that the network sees in a state, a part p becomes x0(p) + w M (x0(view 0) - x0(p)),
-    the view enlarged and cropped to a tile in the second stage. structure_steps: portion of the steps in the first stage.
-    weight: w falls as "cos" from 1 to 0 over the steps, as its square "cos2", or is a number; 0 only averages tiles.
-    space: "eps" draws the outputs as they are, the literal form, which needs one start noise for all views (else the
-    views run apart). mask: M [h, w], or with more axes before, from 0 to 1; None is 1. asynchronous: guide by what view
-    0 predicted in the step before, so that nobody waits; else view 0 is evaluated first. overlap: portion of a tile
-    shared with the next. workers: ranks that share the parts; they change nothing but time.
+    the view enlarged and cropped to a tile in the second stage. structure_steps: portion of the steps in the first
+    stage. weight: w falls as "cos" from 1 to 0 over the steps, as its square "cos2", or is a number; 0 only averages
+    tiles. space: "eps" draws the outputs as they are, the literal form, which needs one start noise for all views (else
+    the views run apart). mask: M [h, w], or with more axes before, from 0 to 1; None is 1. asynchronous: guide by what
+    view 0 predicted in the step before, so that nobody waits; else view 0 is evaluated first. overlap: portion of a
+    tile shared with the next. workers: ranks that share the parts; they change nothing but time.
 
     The ledger's unit is one evaluation of all samples at the trained size. Raises AbreastError where sides do not
     divide, or views start from different noise in space "eps". Source: Li et al., ASGDiffusion, 2024; the clean picture

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from abreast.core import BOUNDED, IDENTICAL, AbreastError, Guarantee, Method, Run
+from abreast.core import IDENTICAL, MEASURED, AbreastError, Guarantee, Method, Run
 from abreast.diffuse.levels import tolerance_scale
 from abreast.diffuse.problem import Sampling
 from abreast.diffuse.recurrence import StepChain, Sums
@@ -27,7 +27,8 @@ class ParaDiGMS(Method):
     window past what no longer changes.
 
     tolerance: mean squared change of a state by the noise that its step leaves (`levels.tolerance_scale`), squared; 0
-    lets only an unchanged state pass, and the sample is then the sequential one. hold: "sums" adds up what each step
+    lets only an unchanged state pass, and the sample is then the sequential one; else the tolerance bounds what a step
+    lets pass, and the sample's distance is measured. hold: "sums" adds up what each step
     does at its old state (Picard's iteration); "v", "x0", "epsilon" step on with that held. Over several ranks each
     denoises its part of the window.
     Source: Shih, Belkhale, Ermon, Sadigh, Anari, "Parallel Sampling of Diffusion Models", NeurIPS 2023. Raises
@@ -45,7 +46,7 @@ class ParaDiGMS(Method):
             )
 
     def promise(self, problem: Any) -> Guarantee:
-        return BOUNDED(self.tolerance) if self.tolerance else IDENTICAL
+        return MEASURED if self.tolerance else IDENTICAL
 
     def chain(self, problem: Sampling) -> StepChain:
         return Sums(problem) if self.hold == "sums" else StepChain(problem, self.hold)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from abreast.core import BOUNDED, IDENTICAL, MEASURED, AbreastError, Guarantee, Lane, Ledger, Method, Run
+from abreast.core import IDENTICAL, MEASURED, AbreastError, Guarantee, Lane, Ledger, Method, Run
 from abreast.core.problem import exhaust
 from abreast.diffuse.batch import batch_step
 from abreast.diffuse.denoise import Denoiser
@@ -57,9 +57,7 @@ class PCM(Method):
             raise AbreastError(f"space is weights or outputs, not {self.space!r}.")
 
     def promise(self, problem: Any) -> Guarantee:
-        if self.switch_after is None:
-            return MEASURED
-        return BOUNDED(self.tolerance) if self.tolerance else IDENTICAL
+        return IDENTICAL if self.tolerance == 0 and self.switch_after is not None else MEASURED
 
     def run(self, problem: Sampling, world: World) -> Tensor:
         return sampled(self, problem, world, lambda team: self._solve(problem, team.lane, team))

@@ -40,7 +40,7 @@ document.addEventListener("keydown", (event) => {
   const move = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
   if (move && !event.target.closest("select, .scroll")) {
     event.preventDefault();
-    rooms[current].step(move);
+    rooms[current].step(move, event.target);
   }
 });
 

@@ -50,7 +50,9 @@ class Schedule {
     this.seek.value = Math.round((this.time / this.length) * 1000);
     this.seek.setAttribute("aria-valuetext", inSeconds(this.time, this.length));
     for (const band of this.bandList) band.mark(this.time, this.length);
-    const doing = this.bandList.filter((band) => band.end > this.time).map((band) => `${band.method.name} ${band.said(this.time)}`);
+    const busy = this.bandList.filter((band) => band.end > this.time && !band.method.control);
+    const doing = busy.slice(0, 4).map((band) => `${band.method.name} ${band.said(this.time)}`);
+    if (busy.length > 4) doing.push(`and ${busy.length - 4} more methods`);
     this.now.textContent = `${inSeconds(this.time, this.length)}: ${doing.join("; ") || "all done"}`;
   }
 
@@ -125,7 +127,7 @@ class Band {
     const now = [];
     this.facts.blocks.forEach(([lane, kind, size, bytes, events], i) => {
       if (this.starts[i] <= time && time < this.ends[i]) {
-        now.push(`${this.facts.kinds[kind]} of ${bytes ? `${bytes} bytes` : `${size} rows`}${events > 1 ? `, ${events} events` : ""}${this.facts.lanes.length > 1 ? ` on ${this.facts.lanes[lane]}` : ""}`);
+        now.push(`${this.facts.kinds[kind]} of ${bytes ? `${bytes} bytes` : `${Number(size.toPrecision(3))} row${size === 1 ? "" : "s"}`}${events > 1 ? `, ${events} events` : ""}${this.facts.lanes.length > 1 ? ` on ${this.facts.lanes[lane]}` : ""}`);
       }
     });
     return now.length > 3 ? `${now.slice(0, 3).join(", ")} and ${now.length - 3} more` : now.join(", ") || "waits";

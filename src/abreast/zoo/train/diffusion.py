@@ -142,7 +142,7 @@ def draw_heads(split: str, generator: torch.Generator, rows: int, step: int) -> 
 RECIPES = {
     "digits-unet": Recipe(digits_unet, draw_digits, steps=2400, rows=32, rate=1e-3, bfloat16=True),
     "digits-dit": Recipe(digits_dit, draw_digits, steps=3000, rows=64, rate=2e-3, skew=1.5),
-    "carphone-dit": Recipe(carphone_dit, draw_heads, steps=700, rows=8, rate=1.5e-3, skew=1.5),
+    "carphone-dit": Recipe(carphone_dit, draw_heads, steps=2200, rows=8, rate=2e-3, skew=1.5),
     "photos-unet": Recipe(photos_unet, draw_photos, steps=800, rows=16, rate=1e-3, bfloat16=True, skew=1.5),
 }
 
