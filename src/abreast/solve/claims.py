@@ -1,3 +1,3 @@
 """What each paper's headline of this room comes to on this machine."""
 
-from abreast.solve import claims_paths, claims_systems  # noqa: F401
+from abreast.solve import claims_nets, claims_paths, claims_recurrences, claims_systems  # noqa: F401

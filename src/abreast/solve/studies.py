@@ -118,7 +118,7 @@ class SerialScaling:
             for s in steps:
                 generator = torch.Generator().manual_seed(10**6 + k)
                 tokens, answers = task.draw(512, k, generator)
-                said = net.sample(tokens, s, generator)
+                said: Tensor = net.sample(tokens, s, generator)
                 curves[f"{s} steps"].append((float(k), accuracy_of(said, answers[:, -1])))
         yield Figure("word problem in Z2, final answer by diffusion", "symbols", "right", curves)
         yield Grid("word problem in Z2, final answer by diffusion", ["symbols", *curves],
@@ -164,7 +164,7 @@ def chain(gain: float, T: int, seed: int, d: int = 16, drive: float = 0.3) -> Re
 
 def accuracy_of(said: Tensor, answers: Tensor) -> float:
     """The share that is right."""
-    return torch.eq(said, answers).float().mean().item()
+    return float((said == answers).float().mean())
 
 
 def reset(net: torch.nn.Module, seed: int = 0) -> None:
@@ -172,5 +172,4 @@ def reset(net: torch.nn.Module, seed: int = 0) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for part in net.modules():
-            if hasattr(part, "reset_parameters"):
-                part.reset_parameters()
+            getattr(part, "reset_parameters", lambda: None)()
