@@ -30,6 +30,13 @@ _HOMES = {
     "ParaStep": "steps.parastep",
     "PCM": "steps.pcm",
     "train_pcm": "steps.pcm",
+    "DisplacedPatch": "patches.displaced",
+    "PartialPatch": "patches.partial",
+    "NaivePatch": "patches.naive",
+    "StructureGuided": "patches.structure",
+    "Aquarius": "patches.aquarius",
+    "StepCache": "patches.step_cache",
+    "StripDecode": "patches.decode",
     "AsyncStages": "layers.async_stages",
     "LightningCP": "layers.lightning",
     "CachedSteps": "layers.lightning",
@@ -48,8 +55,8 @@ _HOMES = {
     "tolerance_scale": "levels",
 }
 METHODS = (
-    "Sequential", "FewerSteps", "ParaDiGMS", "ParaStep", "PCM", "AsyncStages", "LightningCP", "CachedSteps",
-    "DualPipeline",
+    "Sequential", "FewerSteps", "ParaDiGMS", "ParaStep", "PCM", "DisplacedPatch", "PartialPatch", "NaivePatch",
+    "StructureGuided", "Aquarius", "StepCache", "AsyncStages", "LightningCP", "CachedSteps", "DualPipeline",
 )  # fmt: skip
 
 __all__ = ["METHODS", *_HOMES]  # noqa: PLE0604
