@@ -38,7 +38,8 @@ def lyapunov(problem: Recurrence, states: Tensor, skip: int = 0, seed: int = 0) 
         raise AbreastError(f"skip is from 0 to {problem.steps - 1}, not {skip}.")
     before = torch.cat((problem.x0[None], states[:-1])).detach()
     v = torch.randn(problem.x0.shape, generator=torch.Generator().manual_seed(seed), dtype=problem.x0.dtype)
-    v, grown = v.to(states.device), torch.zeros(len(v), dtype=torch.float64, device=states.device)
+    v = (v / v.flatten(1).norm(dim=1).view(-1, *[1] * (v.dim() - 1))).to(states.device)
+    grown = torch.zeros(len(v), dtype=torch.float64, device=states.device)
     with torch.no_grad():
         for i, push in enumerate(_pushes(problem, before)):
             v = push(v)
