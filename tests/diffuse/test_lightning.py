@@ -226,6 +226,16 @@ def test_bad_input_is_one_sentence():
         "interval >= 1": lambda: LightningCP(0),
         "3 to|1 to 1": lambda: abreast.run(picture(), LightningCP(4, 2)),
         "4 blocks": lambda: abreast.run(film(), LightningCP(4, 2)),
+        "none is deep": lambda: abreast.run(
+            Sampling(
+                tiny.dit().float(),
+                tiny.scheduler("DDIMScheduler"),
+                torch.randn(1, 4, 8, 8),
+                3,
+                {"class_labels": torch.tensor([1])},
+            ),
+            LightningCP(),
+        ),
         "no parts": lambda: abreast.run(tiny.problem("DDIMScheduler"), LightningCP()),
         "no condition depth": lambda: abreast.run(film(), LightningCP(drop_reference=("depth",))),
         "true somewhere": lambda: LightningCP(foreground=torch.zeros(8, 8)),

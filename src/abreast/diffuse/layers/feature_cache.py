@@ -97,8 +97,8 @@ class FeatureCache:
             given = {name: kept[name] for name in self.deep}
             return self.stages.replay(inputs, given)[1]
         first, _ = self.stages.replay(inputs, {}, self.head[-1])
-        entering = first[self.head[-1]]
-        leaving = entering + (kept[self.deep[-1]] - kept[self.head[-1]])
+        # Some blocks carry text beside the picture; both are added to.
+        leaving = tree_map(_added, first[self.head[-1]], kept[self.deep[-1]], kept[self.head[-1]])
         return self.stages.replay(inputs, {**first, **dict.fromkeys(self.deep, leaving)})[1]
 
     def _spread(self, value: Any, group: Group, n: int) -> Any:
@@ -135,9 +135,15 @@ def layers(module: nn.Module | None, boundary: int) -> tuple[list[str], list[str
         raise AbreastError(f"features are kept of UNets and of transformers with one list of blocks, not of {name}.")
     blocks = [f"{found[0]}.{k}" for k in range(len(getattr(module, found[0])))]
     most = (len(blocks) - 1) // 2
+    if not most:
+        raise AbreastError(f"{name} has {len(blocks)} blocks: none is deep when the first and the last are shallow.")
     if not 1 <= boundary <= most:
         raise AbreastError(f"{name} has {len(blocks)} blocks: keep 1 to {most} at either end shallow, not {boundary}.")
     return blocks[:boundary], blocks[boundary:-boundary], True
+
+
+def _added(entering: Any, deep: Any, shallow: Any) -> Any:
+    return entering + (deep - shallow) if isinstance(entering, Tensor) else entering
 
 
 def _within(name: str, blocks: Collection[str]) -> bool:
