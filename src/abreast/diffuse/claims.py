@@ -214,3 +214,6 @@ def _errors(rule: SplitRule, problem: Sampling, reference: Run, sweeps: int = 12
         ages = ages + 1
         errors.append(float((x[-1] - reference.value).square().mean().sqrt()))
     return errors
+
+
+from abreast.diffuse import claims_patches  # noqa: E402, F401  registers its claims; it does without this module
