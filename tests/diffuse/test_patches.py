@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import abreast
 from abreast import AbreastError, World
-from abreast.diffuse import Sequential
+from abreast.diffuse import Sampling, Sequential
 from abreast.diffuse.patches import sites
 from abreast.diffuse.patches.displaced import DisplacedPatch
 from abreast.diffuse.patches.naive import NaivePatch
@@ -19,7 +19,7 @@ from abreast.diffuse.patches.partial import PartialPatch
 from abreast.diffuse.patches.strips import Strips, cut
 from abreast.machine import Machine
 
-from . import pictures, tiny
+from . import pictures, pipes, tiny
 
 EXACT = 1e-12
 
@@ -260,3 +260,23 @@ def test_processes_give_the_same_bits(kind, pool2):
         for fact in ("hidden", "exposed"):
             assert inline.ledger.total(fact) == processes.ledger.total(fact)
         assert inline.ledger.span == pytest.approx(processes.ledger.span)
+
+
+@pytest.mark.parametrize("name", ["ddim", "dit", "sd", "sdxl", "lcm", "sd3", "pixart"])
+def test_pipelines_of_the_library(name):
+    """Captured pipelines, guidance and all: never late is the pipeline's own sample."""
+    make, call = pipes.CALLS[name]
+    problem = Sampling.from_diffusers(make(), **{**call, "num_inference_steps": 3})
+    reference = abreast.run(problem, Sequential())
+    for method in (DisplacedPatch(2, math.inf), DisplacedPatch(4, 1)):
+        run = abreast.run(problem, method, against=reference)
+        assert run.kept if math.isinf(method.warmup) else 0 < run.distance < 2
+
+
+def test_networks_that_cannot_be_cut_are_told_so():
+    make, call = pipes.CALLS["flux"]
+    with pytest.raises(AbreastError, match="from pictures"):
+        abreast.run(Sampling.from_diffusers(make(), **{**call, "num_inference_steps": 2}), DisplacedPatch(2))
+    make, call = pipes.CALLS["wan"]
+    with pytest.raises(AbreastError, match=r"pictures \[B, C, H, W\]"):
+        abreast.run(Sampling.from_diffusers(make(), **{**call, "num_inference_steps": 2}), DisplacedPatch(2))

@@ -37,6 +37,7 @@ _HOMES = {
     "Aquarius": "patches.aquarius",
     "StepCache": "patches.step_cache",
     "StripDecode": "patches.decode",
+    "Decoding": "patches.decode",
     "AsyncStages": "layers.async_stages",
     "LightningCP": "layers.lightning",
     "CachedSteps": "layers.lightning",

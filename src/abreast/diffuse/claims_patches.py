@@ -21,6 +21,7 @@ from abreast.diffuse.patches.displaced import DisplacedPatch
 from abreast.diffuse.patches.naive import NaivePatch
 from abreast.diffuse.patches.partial import PartialPatch
 from abreast.diffuse.patches.step_cache import StepCache, hit_rate
+from abreast.diffuse.patches.strip import Norm
 from abreast.diffuse.patches.structure import StructureGuided
 from abreast.diffuse.patches.views import deinterleave
 from abreast.diffuse.problem import Guidance, Sampling, psnr
@@ -118,7 +119,17 @@ def distrifusion() -> Iterator[Check | Grid]:
                 yield at_most(f"{name}, {n} strips: displaced by fewer steps", error[late] / plain, 0.5)
     warm = [[w, rms(run(dit, DisplacedPatch(4, w)), run(dit, dit.reference))] for w in (1, 5, 10)]
     yield Grid("digits-dit, 4 strips: steps of warm-up", ("warm-up", "RMS"), warm)
+    yield _norms()
     yield from _overlap()
+
+
+def _norms() -> Grid:
+    """Whether correcting late statistics by what the own strip's changed by helps: not on small pictures in many."""
+    unet = digits(rows=4, name="digits-unet")
+    reference = run(unet, unet.reference)
+    modes: tuple[Norm, ...] = ("corrected", "stale", "separate", "sync")
+    rows = [[mode, *(rms(run(unet, DisplacedPatch(n, norm=mode)), reference) for n in (2, 4))] for mode in modes]
+    return Grid("digits-unet: statistics of group norms after the warm-up, RMS", ("norm", "2 strips", "4 strips"), rows)
 
 
 def _bytes(problem: Sampling) -> Iterator[Check]:
