@@ -110,13 +110,15 @@ def distrifusion() -> Iterator[Check | Grid]:
             yield at_most(f"{name}, {n} strips: share of a device", share, 1 / n + 0.02)
             yield at_most(f"{name}, {n} strips: displaced by frozen", error[late] / error[frozen], 0.5)
             yield at_most(f"{name}, {n} strips: displaced by naive", error[late] / error[naive], 0.5)
-            if (name, n) != ("digits-dit", 2):
-                # A transformer's strip alone keeps its place in the picture, and half a digit says what the rest is:
-                # there two strips alone are as good as two frozen ones.
-                yield at_most(f"{name}, {n} strips: frozen by naive", error[frozen] / error[naive], 1.0)
+            yield at_most(f"{name}, {n} strips: frozen by naive", error[frozen] / error[naive], 1.0)
             if name == "digits-dit":
-                plain = error[FewerSteps(round(found[late].ledger.span))]
-                yield at_most(f"{name}, {n} strips: displaced by fewer steps", error[late] / plain, 0.5)
+                # On the UNet fewer steps win at either number, and on the transformer the lead over them is below two
+                # at 2 strips, where the control has 25 steps: the tables say so.
+                controls = [e for m, e in error.items() if isinstance(m, FewerSteps)]
+                yield at_most(f"{name}, {n} strips: displaced by the best control", error[late] / min(controls), 1.0)
+                if n == 4:
+                    plain = error[FewerSteps(round(found[late].ledger.span))]
+                    yield at_most(f"{name}, {n} strips: displaced by fewer steps", error[late] / plain, 0.5)
     warm = [[w, rms(run(dit, DisplacedPatch(4, w)), run(dit, dit.reference))] for w in (1, 5, 10)]
     yield Grid("digits-dit, 4 strips: steps of warm-up", ("warm-up", "RMS"), warm)
     yield _norms()
@@ -350,8 +352,8 @@ def _cache(problem: Sampling, reference: Run) -> Iterator[Check | Grid | Figure]
 
 
 def _recipe() -> Iterator[Check | Grid]:
-    """Everything together, with guidance. Branches on ranks of their own wait for each other wherever only one hits: at
-    a small tau they take turns, and next to nothing is gained."""
+    """Everything together, with guidance. Branches on ranks of their own wait for each other wherever only one hits, so
+    out of step they gain little."""
     problem = digits(rows=4, scale=2.0)
     reference = run(problem, problem.reference)
     methods = [Aquarius(1, 2), Aquarius(2, 2), Aquarius(2, 2, StepCache(0.05)), Aquarius(2, 2, StepCache(0.1))]
