@@ -382,8 +382,12 @@ def test_ctrl_c_ends_a_rank_that_computes():
         while True:
             time.sleep(0.001)
 
-    with pytest.raises(KeyboardInterrupt):
-        World(3).map(worker)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            World(3).map(worker)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert World(3).map(lambda team: team.rank) == [0, 1, 2]
 
 
