@@ -1,6 +1,7 @@
 """Settings of the whole suite: no network, one thread, small hypothesis runs."""
 
 import os
+import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -48,3 +49,11 @@ def pool2(pools):
 def pool4(pools):
     """The session's pool of 4 processes."""
     return pools(4)
+
+
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises KeyboardInterrupt, as it does at a terminal; a shell's background jobs ignore the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -376,18 +376,14 @@ def test_one_rank_stays_on_the_callers_thread():
         World().map(lambda team: torch.distributed.recv(torch.ones(1), group=team.group))
 
 
-def test_ctrl_c_ends_a_rank_that_computes():
+def test_ctrl_c_ends_a_rank_that_computes(interruptible):
     def worker(team):
         threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start() if team.rank == 0 else team.barrier()
         while True:
             time.sleep(0.001)
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            World(3).map(worker)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt):
+        World(3).map(worker)
     assert World(3).map(lambda team: team.rank) == [0, 1, 2]
 
 

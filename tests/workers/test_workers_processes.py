@@ -99,7 +99,7 @@ def test_a_message_reaches_a_rank_that_is_late(pool2):
         assert World(pool=pool2).map(worker) == [None, (5, 100_000 * 99_999 // 2)]
 
 
-def test_ctrl_c_ends_a_job_and_the_next_one_runs(pool2):
+def test_ctrl_c_ends_a_job_and_the_next_one_runs(pool2, interruptible):
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
