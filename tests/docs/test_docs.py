@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import abreast
-from abreast import core, decode, diffuse, machine, nets, solve, workers, zoo
+from abreast import core, decode, diffuse, hpc, machine, nets, solve, workers, zoo
 from abreast.core.catalog import PATH, record
 
 ROOT = Path(__file__).parents[2]
@@ -111,7 +111,7 @@ def test_reference_has_every_public_name():
     listed = set(
         re.findall(r"\w+", " ".join(re.findall(r"members: \[(.*)\]", (ROOT / "docs/reference.md").read_text())))
     )
-    for module in (abreast, core, decode, diffuse, machine, nets, solve, workers, zoo):
+    for module in (abreast, core, decode, diffuse, hpc, machine, nets, solve, workers, zoo):
         public = set(module.__all__) - {"__version__", "METHODS"}
         assert public <= listed, f"{module.__name__}: docs/reference.md lacks {sorted(public - listed)}"
 
