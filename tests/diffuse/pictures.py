@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
@@ -25,7 +26,7 @@ def network(kind: str) -> Any:
 
     torch.manual_seed(0)
     if kind == "unet":
-        return tiny.unet().double()
+        return deepcopy(tiny.unet()).double()  # tests elsewhere turn the shared one to float32
     if kind == "unet-padded":
         return diffusers.UNet2DModel(
             sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), layers_per_block=1,
@@ -39,7 +40,7 @@ def network(kind: str) -> Any:
             up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), sample_size=8,
         ).double()  # fmt: skip
     if kind == "dit":
-        return tiny.dit().double()
+        return deepcopy(tiny.dit()).double()
     if kind == "sd3":
         return diffusers.SD3Transformer2DModel(
             sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8,
