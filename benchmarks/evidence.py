@@ -2,7 +2,7 @@
 
     claims    every claim of the catalog, `evidence/claims/SLUG.json`; the catalog's rows are rewritten
     peers     `decode_peers.py` on SmolLM2 and on the embedded model, `evidence/peers.json`
-    bits      texts of 200 tokens over 50 prompts, sequential against parallel, `evidence/bits.json`
+    bits      texts of 200 tokens, sequential against parallel, `evidence/bits_DTYPE.json`
     rows      the cost of a call against its rows, and replay against measured seconds, `evidence/rows.json`
 
 One step after another, each written as it ends. `--only NAME,...` picks steps; `--quick` shortens them.
@@ -61,22 +61,29 @@ def run_peers(quick: bool) -> None:
 
 
 def run_bits(quick: bool) -> None:
-    """SmolLM2 in bfloat16: is every text the same, bit-independent rows or not?"""
-    model, tokenizer = zoo.load("smollm2", "bfloat16")
+    """SmolLM2, texts of 200 tokens: is every text the same, and where not, is it a near tie?"""
+    for dtype, prompts in (("float32", 20), ("bfloat16", 50)):
+        write(f"bits_{dtype}.json", texts(dtype, 10 if quick else prompts))
+
+
+def texts(dtype: str, prompts: int) -> dict[str, Any]:
+    """Each method's texts against one token at a time."""
+    model, tokenizer = zoo.load("smollm2", dtype)
     names = ("prompt-lookup", "jacobi-decoding", "medusa", "lookahead")
-    asked = [zoo.chat_ids(tokenizer, text) for text in zoo.training_prompts(7, 10 if quick else 50)]
+    asked = [zoo.chat_ids(tokenizer, text) for text in zoo.training_prompts(7, prompts)]
     facts: dict[str, Any] = {"steady": decode.adapt(model).steady, "prompts": len(asked), "methods": {}}
     for number, ids in enumerate(asked):
         problem = decode.Generation(model, ids, 200, tokenizer=tokenizer)
         reference = abreast.run(problem, problem.reference)
         for name in names:
             found = abreast.run(problem, method(name, "smollm2", problem.model), against=reference)
-            row = facts["methods"].setdefault(name, {"same": 0, "near_ties": 0, "tokens": 0})
+            row = facts["methods"].setdefault(name, {"same": 0, "near_ties": 0, "broken": 0, "tokens": 0})
             row["same"] += found.distance == 0
             row["near_ties"] += problem.columns(found)["near_ties"]
+            row["broken"] += found.kept is False
             row["tokens"] += sum(map(len, found.value))
         print(number + 1, facts["methods"])
-    write("bits.json", facts)
+    return facts
 
 
 def run_rows(quick: bool) -> None:
