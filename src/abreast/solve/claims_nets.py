@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from statistics import median
 from typing import Any
 
 import torch
@@ -40,7 +39,7 @@ def given_gates(bound: float, T: int, seed: int, d: int = 64) -> CellSequence:
 
 def _three_sweeps() -> Iterator[Item]:
     """What three sweeps leave, against the size of the recurrent weights, and their residual that tells."""
-    rows, worst, middle = [], {}, {}
+    rows, worst = [], {}
     for T in (256, 4096):
         for bound in (0.5, 1.0, 2.0):
             errors: dict[int, list[float]] = {k: [] for k in (1, 2, 3, 6)}
@@ -56,15 +55,15 @@ def _three_sweeps() -> Iterator[Item]:
                         residuals.append(problem.columns(found)["residual"])
                         calls, rounds = found.ledger.longest("f"), found.ledger.longest("scan")
             for k, seen in errors.items():
-                worst[T, bound, k], middle[T, bound, k] = max(seen), median(seen)
+                worst[T, bound, k] = max(seen)
             rows.append([T, bound, *(f"{min(seen):.1e} to {max(seen):.1e}" for seen in errors.values()),
                          f"{min(residuals):.1e} to {max(residuals):.1e}"])  # fmt: skip
             if bound == 2.0:
                 told = min(residuals)
     yield Grid("ParaGRU, d = 64, recurrent weights N(0, 1) within a bound: largest error, 5 seeds",
                ["T", "bound", *(f"{k} sweeps" for k in (1, 2, 3, 6)), "residual after 3"], rows)  # fmt: skip
-    yield at_most("error of 3 sweeps, weights within 0.5, median of 5 seeds", middle[4096, 0.5, 3], 2e-6)
-    yield at_most("error of 3 sweeps, weights within 1, median of 5 seeds", middle[4096, 1.0, 3], 7e-4)
+    yield at_most("error of 3 sweeps, weights within 0.5, largest of 5 seeds", worst[4096, 0.5, 3], 2e-6)
+    yield at_most("error of 3 sweeps, weights within 1, largest of 5 seeds", worst[4096, 1.0, 3], 7e-4)
     yield at_most(
         "error of 6 sweeps, weights within 1", max(worst[T, b, 6] for T in (256, 4096) for b in (0.5, 1.0)), 1e-14
     )
