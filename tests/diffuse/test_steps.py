@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import abreast
-from abreast import AbreastError, World, zoo
+from abreast import AbreastError, World, diffuse, zoo
 from abreast.diffuse import PCM, ParaDiGMS, ParaStep, Sampling, train_pcm
 from abreast.machine import Machine
 
@@ -58,6 +58,55 @@ def test_parastep_counts(p: int, span: int) -> None:
     run = abreast.run(mixture(30), ParaStep(p))
     assert run.ledger.span == span == ParaStep(p).span(30)
     assert run.ledger.work == 30
+
+
+def test_parastep_by_hand() -> None:
+    """Each position walks ahead with what it evaluated itself in the last cycle."""
+    problem, p, w = mixture(17), 3, 5
+    denoise, x, scheduler = diffuse.Denoiser(problem, World().lane()), problem.x0, problem.fresh()
+    own = []
+    for i in range(w):
+        out = denoise(i, x)
+        own, x = [out] * p, problem.step(scheduler, i, out, x)
+    for b in range(w, problem.length, p):
+        n = min(p, problem.length - b)
+        for r in range(n):
+            ahead, y = diffuse.fork(scheduler), x
+            for k in range(r):
+                y = problem.step(ahead, b + k, own[r], y)
+            own[r] = denoise(b + r, y)
+        for r in range(n):
+            x = problem.step(scheduler, b + r, own[r], x)
+    apart = {how: problem.distance(abreast.run(problem, ParaStep(p, w, how)).value, x) for how in ("own", "newest")}
+    assert apart["own"] < 1e-12 < apart["newest"]
+
+
+def test_what_is_held_and_the_window_matter() -> None:
+    problem = mixture(40)
+    forms = [abreast.run(problem, ParaDiGMS(8, 0.1, form)) for form in ("sums", "v", "x0", "epsilon")]
+    assert len({round(float(r.value.sum()), 9) for r in forms}) == 4
+    for window in (1, 3, 8):
+        sizes = [e.size for e in abreast.run(problem, ParaDiGMS(window)).ledger.events if e.kind == "denoise"]
+        assert max(sizes) == window
+
+
+def test_adapters_are_used_early_and_at_their_strength() -> None:
+    torch.manual_seed(0)
+    start = mixture(12, seed=2)
+    problem = Sampling(Net().double(), start.scheduler, start.noise, steps=12)
+    tuned = train_pcm(problem, rank=2, steps=3, batch=8)
+    x, t = torch.randn(4, 16, dtype=torch.float64), torch.full((4,), 500)
+    tuned.strength = torch.tensor([0.0, 0.5, 1.0, 1.0])
+    mixed, plain = tuned(x, t), problem.denoiser.module(x, t)
+    tuned.strength = 1.0
+    full = tuned(x, t)
+    assert torch.equal(mixed[0], plain[0]) and torch.equal(mixed[2:], full[2:])
+    assert not torch.equal(mixed[1], plain[1]) and not torch.equal(mixed[1], full[1])
+    with torch.no_grad():
+        for weight in tuned.adapters():
+            weight.add_(0.5 * torch.randn_like(weight))
+    never = abreast.run(problem, PCM(tuned, 5, switch_after=None)).value
+    assert not torch.equal(never, abreast.run(problem, ParaDiGMS(5)).value)
 
 
 def test_paradigms_is_nearer_than_fewer_steps() -> None:

@@ -136,3 +136,29 @@ def test_bad_steps_are_named() -> None:
         core.run(solve.Recurrence(lambda i, x: x, zero.float(), 5), solve.DEER(atol=1e-12, rtol=0))
     with pytest.raises(core.AbreastError, match="convert one of them"):
         solve.CellSequence(torch.nn.GRUCell(2, 3).double(), torch.zeros(4, 1, 2))
+
+
+def test_damping_and_probes_do_what_they_say() -> None:
+    problem = plain(12, batch=1, d=3)
+    old = torch.cat((problem.x0[None], problem.evaluate(torch.arange(12), torch.zeros(12, 1, 3, dtype=torch.float64))))
+    i = torch.arange(12)
+    f, A = solve.Dense().at(problem, i, old[:-1])
+    for omega in (1.0, 0.5):
+        d, wanted = torch.zeros(1, 3, dtype=torch.float64), []
+        for k in range(12):
+            d = (A[k] @ d[..., None])[..., 0] + omega * (f[k] - old[k + 1])
+            wanted.append(old[k + 1] + d)
+        found = core.run(problem, solve.Newton(sweeps=1, omega=omega, window=solve.Window(guess=solve.OneStep()))).value
+        assert torch.equal(found[0], f[0])
+        # The first state, and the one after a state that did not move, take the step itself, whatever the damping.
+        assert torch.equal(found[1], f[1]) and torch.allclose(found[2:], torch.stack(wanted)[2:], atol=1e-12)
+    true = solve.Diagonal().at(problem, i, old[:-1]).A
+    errors = [float((solve.Diagonal(probes=n).at(problem, i, old[:-1]).A - true).abs().mean()) for n in (1, 8, 64)]
+    assert errors[0] > 2 * errors[1] > 4 * errors[2]
+
+
+def test_a_window_bounds_what_is_evaluated_at_once() -> None:
+    problem = plain(40, batch=1, d=2)
+    for window in (1, 5, 16):
+        events = core.run(problem, solve.DEER(atol=1e-9, rtol=0.0, window=window)).ledger.events
+        assert max(e.size for e in events if e.kind == "f" and e.size < 40) <= window * 3

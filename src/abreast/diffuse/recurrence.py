@@ -15,13 +15,11 @@ from abreast.core import AbreastError, Lane
 from abreast.diffuse.batch import batch_step
 from abreast.diffuse.denoise import Denoiser
 from abreast.diffuse.levels import held
-from abreast.diffuse.schedule import fork
+from abreast.diffuse.schedule import draws, fork
 from abreast.solve import Recurrence, SplitRecurrence
 
 if TYPE_CHECKING:
     from abreast.diffuse.problem import Sampling
-
-Evaluate = Any
 
 
 class StepChain(SplitRecurrence):
@@ -32,7 +30,7 @@ class StepChain(SplitRecurrence):
         self.problem, self.hold = problem, hold
         self.T, self.x0, self.carry0 = problem.length, problem.x0, problem.fresh()
 
-    def on(self, lane: Lane) -> Evaluate:
+    def on(self, lane: Lane) -> Any:
         denoiser = Denoiser(self.problem, lane)
 
         def evaluate(i: Tensor, x: Tensor, ages: Tensor) -> Tensor:
@@ -53,11 +51,15 @@ class StepChain(SplitRecurrence):
 class Sums(StepChain):
     """Picard's form: a new state is the window's first plus all that the steps between add, each at its old state."""
 
+    def __init__(self, problem: Sampling):
+        super().__init__(problem)
+        self.drawing = draws(problem.scheduler, **problem.options)
+
     def roll(self, b: int, x: Tensor, g: Tensor, carry: Any) -> tuple[Tensor, list[Any]]:
         n, problem = len(g), self.problem
         if problem.free:
             index = torch.arange(b, b + n)
-            noise = torch.stack([problem.draw(i) for i in index.tolist()]) if draws(problem) else None
+            noise = torch.stack([problem.draw(i) for i in index.tolist()]) if self.drawing else None
             after = batch_step(problem.scheduler, index, g, x[:-1], noise, **problem.options)
             carries = [carry] * n
         else:
@@ -72,17 +74,6 @@ class Sums(StepChain):
         return new, carries
 
 
-def draws(problem: Sampling) -> bool:
-    """Whether a step of the scheduler draws noise: it says so when it is given none."""
-    from abreast.diffuse.schedule import step_at
-
-    try:
-        step_at(problem.fresh(), 0, problem.x0, problem.x0, None, **problem.options)
-    except AbreastError:
-        return True
-    return False
-
-
 def as_recurrence(problem: Sampling, lane: Lane) -> Recurrence:
     """The same as a plain recurrence x_{i+1} = f(i, x_i), for every solver of `abreast.solve`: quasi-Newton methods
     need the derivative of a whole step. The network is counted on `lane`. Raises AbreastError for a scheduler that
@@ -91,7 +82,11 @@ def as_recurrence(problem: Sampling, lane: Lane) -> Recurrence:
         name = type(problem.scheduler).__name__
         raise AbreastError(f"{name} remembers earlier steps, so its steps are no function of the state alone.")
     denoiser = Denoiser(problem, lane)
-    noise = torch.stack([problem.draw(i) for i in range(problem.length)]) if draws(problem) else None
+    noise = (
+        torch.stack([problem.draw(i) for i in range(problem.length)])
+        if draws(problem.scheduler, **problem.options)
+        else None
+    )
 
     def f(i: Tensor, x: Tensor) -> Tensor:
         drawn = None if noise is None else noise[i]

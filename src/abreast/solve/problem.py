@@ -15,7 +15,7 @@ from abreast.core import AbreastError, Kind, Method, Problem, Run
 
 Structure = Literal["dense", "diagonal", "blocks"]
 Step = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-Step1 = Callable[[torch.Tensor], torch.Tensor]
+Project = Callable[[torch.Tensor], torch.Tensor]
 Jacobian = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -191,7 +191,7 @@ class Projected:
     """What a cell's step is given of its inputs. Without gradients all of it is computed once, until a weight or the
     inputs change."""
 
-    def __init__(self, project: Step1, inputs: torch.Tensor, weights: list[torch.nn.Parameter]):
+    def __init__(self, project: Project, inputs: torch.Tensor, weights: list[torch.nn.Parameter]):
         self.project, self.inputs, self.weights = project, inputs, weights
         self.known: torch.Tensor | None = None
         self.versions: list[int] = []

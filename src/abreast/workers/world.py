@@ -83,6 +83,19 @@ class World:
         world._root = lane
         return world
 
+    def with_ranks(self, n: int) -> World:
+        """This world where it has n ranks; where it has one, the same with n that take turns in this process.
+
+        For methods that know how many they need. Raises AbreastError for any other world.
+        """
+        if self.size == n:
+            return self
+        if self.size != 1 or self._ranks is not None:
+            raise AbreastError(f"this method runs on {n} ranks, and the world has {self.size}: pass World({n}).")
+        wider = copy.copy(self)
+        wider.size = n
+        return wider
+
     def map(self, worker: Callable[[Team], T]) -> list[T]:
         """Call `worker(team)` on every rank; the results, in rank order.
 

@@ -14,7 +14,6 @@ from abreast.core import IDENTICAL, MEASURED, AbreastError, Guarantee, Ledger, M
 from abreast.diffuse.denoise import Denoiser
 from abreast.diffuse.frames.block_queue import BlockQueue, Plan, Task
 from abreast.diffuse.frames.shard import Shard, shards
-from abreast.diffuse.layers.ranks import on_ranks
 from abreast.diffuse.problem import Sampling
 from abreast.diffuse.sequential import Sequential, fewer_steps
 from abreast.diffuse.stages import Stages
@@ -71,7 +70,7 @@ class DualPipeline(Method):
         plan = self.plan(problem)
         stages = shards(Denoiser(problem, Ledger().lane("0")), self.stages, plan.lengths[0])
         whole = problem.flops
-        values = on_ranks(world, self.stages, lambda team: self._rank(problem, plan, stages, whole, team))
+        values = world.with_ranks(self.stages).map(lambda team: self._rank(problem, plan, stages, whole, team))
         assert values[0] is not None
         return values[0]
 

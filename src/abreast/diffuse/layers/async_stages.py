@@ -12,7 +12,6 @@ from torch import Tensor
 
 from abreast.core import IDENTICAL, MEASURED, AbreastError, Guarantee, Ledger, Method, Run
 from abreast.diffuse.denoise import Denoiser
-from abreast.diffuse.layers.ranks import on_ranks
 from abreast.diffuse.layers.relay import Relay, needs
 from abreast.diffuse.problem import Sampling
 from abreast.diffuse.sequential import Sequential, fewer_steps
@@ -64,7 +63,7 @@ class AsyncStages(Method):
         stages = denoiser.stages(self.stages)
         reads = needs(stages, denoiser.inputs(0, problem.x0, denoiser.groups(denoiser.branches)[0]))
         with torch.no_grad():
-            return on_ranks(world, self.ranks, lambda team: self._rank(problem, stages, reads, team))[0]
+            return world.with_ranks(self.ranks).map(lambda team: self._rank(problem, stages, reads, team))[0]
 
     def _rank(self, problem: Sampling, stages: Stages, reads: list[list[str]], team: Team) -> Tensor:
         me = _Rank(problem, stages, reads, team)

@@ -17,7 +17,7 @@ from abreast.diffuse.layers.foreground import ForegroundAttention, Mask
 from abreast.diffuse.problem import Sampling
 from abreast.diffuse.recurrence import StepChain
 from abreast.diffuse.sequential import Sequential, fewer_steps, loop
-from abreast.diffuse.steps.paradigms import shown
+from abreast.diffuse.steps.swept import shown
 from abreast.solve.engine import iterate
 from abreast.solve.split import SplitRule, walk
 from abreast.solve.window import Sweeps, Window

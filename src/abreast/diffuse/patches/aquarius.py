@@ -6,20 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from torch import Tensor
-
 from abreast.core import Method, Run
-from abreast.core.problem import IDENTICAL, MEASURED, Guarantee
-from abreast.diffuse.patches.engine import exact, sample
+from abreast.diffuse.patches.engine import Planned
 from abreast.diffuse.patches.step_cache import StepCache
 from abreast.diffuse.patches.strip import Plan
-from abreast.diffuse.problem import Sampling
 from abreast.diffuse.sequential import Sequential, fewer_steps
-from abreast.workers import World
 
 
 @dataclass(frozen=True)
-class Aquarius(Method):
+class Aquarius(Planned):
     """Split the tokens over `patches` ranks and the branches of guidance over `branches` teams of them; attention sees
     all tokens in every step, so only the cache changes the sample.
 
@@ -37,19 +32,9 @@ class Aquarius(Method):
     attention: Literal["ulysses", "gather"] = "ulysses"
     split: Literal["rows"] | tuple[int, ...] = "rows"
 
-    def __post_init__(self) -> None:
-        self.plan()
-
     def plan(self) -> Plan:
-        """The same in the engine's words."""
         rows = None if self.split == "rows" else tuple(self.split)
         return Plan(self.patches, rows=rows, branches=self.branches, attention=self.attention, cache=self.cache)
-
-    def run(self, problem: Sampling, world: World) -> Tensor:
-        return sample(problem, world, self.plan())
-
-    def promise(self, problem: Any) -> Guarantee:
-        return IDENTICAL if exact(self.plan(), lambda: problem.length) else MEASURED
 
     def laws(self) -> Iterator[tuple[str, Method, Method]]:
         yield "without a cache it is the plain sample", replace(self, cache=None), Sequential()

@@ -19,7 +19,7 @@ from abreast.core.problem import IDENTICAL, MEASURED, Guarantee
 from abreast.diffuse.flops import Counting
 from abreast.diffuse.networks import result
 from abreast.diffuse.patches import sites
-from abreast.diffuse.patches.engine import ranks
+from abreast.diffuse.patches.engine import first
 from abreast.diffuse.patches.strip import Plan, Strip
 from abreast.diffuse.patches.strips import Strips, cut
 from abreast.diffuse.problem import psnr
@@ -136,7 +136,7 @@ class StripDecode(Method):
                 return None
             return torch.cat(parts, 2) if self.tiles == "exact" else self._faded(problem, strips, parts)
 
-        return ranks(world, self.patches).map(worker)[0]  # type: ignore[return-value]
+        return first(world.with_ranks(self.patches).map(worker))
 
     def _exact(self, problem: Decoding, strips: Strips, team: Team) -> Tensor:
         z, plan = problem.entering, Plan(self.patches)

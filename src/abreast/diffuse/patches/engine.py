@@ -7,15 +7,15 @@ of the strip with what others would send filled in with zeros.
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from abreast.core import AbreastError, Kind
+from abreast.core import IDENTICAL, MEASURED, AbreastError, Guarantee, Kind, Method
 from abreast.core.problem import exhaust
 from abreast.diffuse.denoise import Denoiser, _weight
 from abreast.diffuse.flops import Counting
@@ -41,19 +41,31 @@ def sample(problem: Sampling, world: World, plan: Plan) -> Tensor:
             value = exhaust(loop(problem, StripDenoiser(problem, team, plan, strips, profiles)))
         return value if team.rank == 0 else None
 
-    return ranks(world, plan.ranks).map(worker)[0]  # type: ignore[return-value]
+    return first(world.with_ranks(plan.ranks).map(worker))
 
 
-def ranks(world: World, n: int) -> World:
-    """The world, with n ranks: as it is where it has so many; n in this process where it has one. Raises AbreastError
-    for any other world."""
-    if world.size == n:
-        return world
-    if world.size == 1 and getattr(world, "_ranks", getattr(world, "_pool", None)) is None:
-        wider = copy.copy(world)
-        wider.size = n
-        return wider
-    raise AbreastError(f"this method runs on {n} ranks, and the world has {world.size}: pass World({n}).")
+@dataclass(frozen=True)
+class Planned(Method):
+    """A method that is a plan for strips: a subclass says which, and what it is held against."""
+
+    def __post_init__(self) -> None:
+        self.plan()
+
+    def plan(self) -> Plan:
+        """The method in the engine's words. Raises AbreastError for settings that make no sense."""
+        raise NotImplementedError
+
+    def run(self, problem: Sampling, world: World) -> Tensor:
+        return sample(problem, world, self.plan())
+
+    def promise(self, problem: Any) -> Guarantee:
+        return IDENTICAL if exact(self.plan(), lambda: problem.length) else MEASURED
+
+
+def first(values: Sequence[Tensor | None]) -> Tensor:
+    """Rank 0's value, which alone is kept."""
+    assert values[0] is not None
+    return values[0]
 
 
 def dealt(problem: Sampling, plan: Plan) -> Strips:

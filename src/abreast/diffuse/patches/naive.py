@@ -6,19 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from torch import Tensor
-
 from abreast.core import Method, Run
-from abreast.core.problem import IDENTICAL, MEASURED, Guarantee
-from abreast.diffuse.patches.engine import exact, sample
+from abreast.diffuse.patches.engine import Planned
 from abreast.diffuse.patches.strip import Plan
-from abreast.diffuse.problem import Sampling
 from abreast.diffuse.sequential import Sequential, fewer_steps
-from abreast.workers import World
 
 
 @dataclass(frozen=True)
-class NaivePatch(Method):
+class NaivePatch(Planned):
     """Denoise each strip as if it were the picture; only the outputs are gathered.
 
     A transformer's tokens keep their positions in the whole picture, which flatters it a little. patches, split,
@@ -29,19 +24,9 @@ class NaivePatch(Method):
     split: Literal["rows"] | tuple[int, ...] = "rows"
     branches: int = 1
 
-    def __post_init__(self) -> None:
-        self.plan()
-
     def plan(self) -> Plan:
-        """The same in the engine's words."""
         rows = None if self.split == "rows" else tuple(self.split)
         return Plan(self.patches, exchange=False, rows=rows, branches=self.branches)
-
-    def run(self, problem: Sampling, world: World) -> Tensor:
-        return sample(problem, world, self.plan())
-
-    def promise(self, problem: Any) -> Guarantee:
-        return IDENTICAL if exact(self.plan(), lambda: problem.length) else MEASURED
 
     def laws(self) -> Iterator[tuple[str, Method, Method]]:
         yield "one strip is the whole picture", replace(self, patches=1, split="rows"), Sequential()

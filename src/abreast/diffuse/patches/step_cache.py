@@ -6,19 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
-
 from abreast.core import AbreastError, Method, Run
-from abreast.core.problem import IDENTICAL, MEASURED, Guarantee
-from abreast.diffuse.patches.engine import exact, sample
+from abreast.diffuse.patches.engine import Planned
 from abreast.diffuse.patches.strip import Plan
-from abreast.diffuse.problem import Sampling
 from abreast.diffuse.sequential import Sequential, fewer_steps
-from abreast.workers import World
 
 
 @dataclass(frozen=True)
-class StepCache(Method):
+class StepCache(Planned):
     """Sample one step at a time, and skip the transformer's blocks while the relative L1 change of the first block's
     input (as the timestep modulates it), summed since they last ran, is below `tau`; what they added then is added.
 
@@ -46,11 +41,8 @@ class StepCache(Method):
             total = total * relative + coefficient
         return abs(total)
 
-    def run(self, problem: Sampling, world: World) -> Tensor:
-        return sample(problem, world, Plan(1, cache=self))
-
-    def promise(self, problem: Any) -> Guarantee:
-        return IDENTICAL if exact(Plan(1, cache=self), lambda: problem.length) else MEASURED
+    def plan(self) -> Plan:
+        return Plan(1, cache=self)
 
     def laws(self) -> Iterator[tuple[str, Method, Method]]:
         yield "no change is small enough", replace(self, tau=0.0), Sequential()

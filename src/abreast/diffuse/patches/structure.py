@@ -19,7 +19,7 @@ from abreast.core.problem import IDENTICAL, MEASURED, Guarantee, exhaust
 from abreast.diffuse.denoise import Denoiser
 from abreast.diffuse.flops import Counting
 from abreast.diffuse.levels import held
-from abreast.diffuse.patches.engine import ranks
+from abreast.diffuse.patches.engine import first
 from abreast.diffuse.patches.views import blend, crop, deinterleave, interleave, tiles
 from abreast.diffuse.problem import Sampling
 from abreast.diffuse.sequential import Sequential, fewer_steps, loop
@@ -76,7 +76,7 @@ class StructureGuided(Method):
             value = exhaust(self._sample(problem, team))
             return value if team.rank == 0 else None
 
-        return ranks(world, self.workers).map(worker)[0]  # type: ignore[return-value]
+        return first(world.with_ranks(self.workers).map(worker))
 
     def _sample(self, problem: Sampling, team: Team) -> Generator[tuple[int, Tensor], None, Tensor]:
         return loop(problem, Guided(self, problem, team))

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from torch import Tensor
-
-from abreast.core import IDENTICAL, MEASURED, AbreastError, Guarantee, Method, Run
+from abreast.core import IDENTICAL, MEASURED, AbreastError, Guarantee, Lane, Method
 from abreast.diffuse.levels import tolerance_scale
 from abreast.diffuse.problem import Sampling
 from abreast.diffuse.recurrence import StepChain, Sums
-from abreast.diffuse.sequential import Sequential, fewer_steps
+from abreast.diffuse.sequential import Sequential
+from abreast.diffuse.steps.swept import Solving, Swept
 from abreast.solve.engine import iterate
 from abreast.solve.split import SplitRule
 from abreast.solve.window import Change, Hold, NoiseScaled, Stop, Window
-from abreast.workers import World
+from abreast.workers import Team
 
-Hold_ = Literal["sums", "v", "x0", "epsilon"]
+Form = Literal["sums", "v", "x0", "epsilon"]
 
 
 @dataclass(frozen=True)
-class ParaDiGMS(Method):
+class ParaDiGMS(Swept):
     """Denoise `window` consecutive states in one batched call, step on from the first with what came out, move the
     window past what no longer changes.
 
@@ -37,7 +36,7 @@ class ParaDiGMS(Method):
 
     window: int = 16
     tolerance: float = 0.1
-    hold: Hold_ = "sums"
+    hold: Form = "sums"
 
     def __post_init__(self) -> None:
         if self.window < 1 or not self.tolerance >= 0:
@@ -56,48 +55,10 @@ class ParaDiGMS(Method):
             return Change()
         return NoiseScaled(self.tolerance, tuple(tolerance_scale(problem.scheduler).tolist()))
 
-    def run(self, problem: Sampling, world: World) -> Tensor:
-        return sampled(self, problem, world, lambda team: self._solve(problem, team.lane, team))
-
-    def steps(self, problem: Sampling, world: World) -> Generator[tuple[int, Tensor | None], None, Tensor]:
-        """Yields the number of final states after each sweep."""
-        if world.size > 1:
-            return self.run(problem, world)
-        return (yield from self._solve(problem, world.lane(), None))
-
-    def _solve(self, problem: Sampling, lane: Any, team: Any) -> Generator[tuple[int, Tensor | None], None, Tensor]:
+    def sweeps(self, problem: Sampling, lane: Lane, team: Team | None) -> Solving:
         rule = SplitRule(self.chain(problem), lane, team)
-        solving = iterate(rule, Window(self.window, Hold()), self.stop(problem), lane, keep=False)
-        return (yield from shown(solving))
+        return iterate(rule, Window(self.window, Hold()), self.stop(problem), lane, keep=False)
 
     def laws(self) -> Iterator[tuple[str, Method, Method]]:
         yield "tolerance 0 is one step at a time", replace(self, tolerance=0.0), Sequential()
         yield "a window of one step is one step at a time", replace(self, window=1), Sequential()
-
-    def controls(self, run: Run[Any]) -> Iterator[Method]:
-        return fewer_steps(run.ledger.span)
-
-
-def shown(solving: Any) -> Generator[tuple[int, Tensor | None], None, Tensor]:
-    """An iteration as the steps of a sampler: (final states, None) a sweep; returns the last state."""
-    while True:
-        try:
-            yield next(solving), None
-        except StopIteration as end:
-            return end.value.states[-1]
-
-
-def sampled(method: Any, problem: Sampling, world: World, worker: Any) -> Tensor:
-    """Rank 0's sample of a worker on every rank; without gradients, whose mode is each thread's own."""
-    import torch
-
-    from abreast.core.problem import exhaust
-
-    def quiet(team: Any) -> Tensor:
-        with torch.no_grad():
-            return exhaust(worker(team))
-
-    if world.size > 1:
-        return world.map(quiet)[0]
-    with torch.no_grad():
-        return exhaust(method.steps(problem, world))

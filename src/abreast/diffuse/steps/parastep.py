@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any, Literal
@@ -10,19 +10,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from abreast.core import IDENTICAL, MEASURED, AbreastError, Guarantee, Method, Run
+from abreast.core import IDENTICAL, MEASURED, AbreastError, Guarantee, Lane, Method
 from abreast.diffuse.problem import Sampling
 from abreast.diffuse.recurrence import StepChain
-from abreast.diffuse.sequential import Sequential, fewer_steps
-from abreast.diffuse.steps.paradigms import sampled, shown
+from abreast.diffuse.sequential import Sequential
+from abreast.diffuse.steps.swept import Solving, Swept
 from abreast.solve.engine import iterate
 from abreast.solve.split import ReuseLast, ReuseOwn, SplitRule
 from abreast.solve.window import Cycles, Settled, Stop, Sweeps
-from abreast.workers import World
+from abreast.workers import Team
 
 
 @dataclass(frozen=True)
-class ParaStep(Method):
+class ParaStep(Swept):
     """After `warmup` plain steps, cycles of `parallel` steps: position r walks r steps ahead with the output it had in
     the last cycle ("own"; on one device "newest" may take the newest of all), evaluates there, and the true state is
     advanced with all outputs in order.
@@ -55,32 +55,19 @@ class ParaStep(Method):
         warm = min(self.warmup, steps)
         return warm + ceil((steps - warm) / self.parallel)
 
-    def run(self, problem: Sampling, world: World) -> Tensor:
-        if world.size > 1 and world.size != self.parallel:
-            raise AbreastError(f"ParaStep with {self.parallel} steps at once runs on as many ranks, not {world.size}.")
-        return sampled(self, problem, world, lambda team: self._solve(problem, team.lane, team))
-
-    def steps(self, problem: Sampling, world: World) -> Generator[tuple[int, Tensor | None], None, Tensor]:
-        """Yields the number of final states after each cycle."""
-        if world.size > 1:
-            return self.run(problem, world)
-        return (yield from self._solve(problem, world.lane(), None))
-
-    def _solve(self, problem: Sampling, lane: Any, team: Any) -> Generator[tuple[int, Tensor | None], None, Tensor]:
+    def sweeps(self, problem: Sampling, lane: Lane, team: Team | None) -> Solving:
+        if team is not None and team.size != self.parallel:
+            raise AbreastError(f"ParaStep with {self.parallel} steps at once runs on as many ranks, not {team.size}.")
         chain = StepChain(problem, "output" if self.verify is None else "v")
         alone = team is not None and self.verify is None and self.reuse == "own" and problem.free
         rule = (Star if alone else SplitRule)(chain, lane, team)
         guess = ReuseOwn() if self.reuse == "own" else ReuseLast()
         stop: Stop = Sweeps(1) if self.verify is None else Settled(self.verify)
-        solving = iterate(rule, Cycles(self.parallel, guess, self.warmup), stop, lane, keep=False)
-        return (yield from shown(solving))
+        return iterate(rule, Cycles(self.parallel, guess, self.warmup), stop, lane, keep=False)
 
     def laws(self) -> Iterator[tuple[str, Method, Method]]:
         yield "one step at once is one step at a time", replace(self, parallel=1), Sequential()
         yield "verified to the bit it is one step at a time", replace(self, verify=0.0), Sequential()
-
-    def controls(self, run: Run[Any]) -> Iterator[Method]:
-        return fewer_steps(run.ledger.span)
 
 
 class Star(SplitRule):

@@ -6,7 +6,7 @@ Axes: T steps, n positions of a window, B samples.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -20,17 +20,18 @@ from abreast.diffuse.denoise import Denoiser
 from abreast.diffuse.levels import tolerance_scale
 from abreast.diffuse.problem import Sampling
 from abreast.diffuse.recurrence import Sums
-from abreast.diffuse.sequential import Sequential, fewer_steps, loop
-from abreast.diffuse.steps.paradigms import ParaDiGMS, sampled, shown
+from abreast.diffuse.sequential import Sequential, loop
+from abreast.diffuse.steps.paradigms import ParaDiGMS
+from abreast.diffuse.steps.swept import Solving, Swept
 from abreast.nets.lora import LoRA
 from abreast.solve.engine import iterate
 from abreast.solve.split import SplitRule
 from abreast.solve.window import Change, NoiseScaled, Stop, Window
-from abreast.workers import World
+from abreast.workers import Team
 
 
 @dataclass(frozen=True)
-class PCM(Method):
+class PCM(Swept):
     """Picard iteration whose first sweeps of a position use a tuned denoiser: its adapters' strength falls from 1 to 0
     over `switch_after` sweeps. The window's first position always uses the plain one, and no state counts as settled
     before it and all before it have been swept plainly: the end is Picard's.
@@ -59,23 +60,14 @@ class PCM(Method):
     def promise(self, problem: Any) -> Guarantee:
         return IDENTICAL if self.tolerance == 0 and self.switch_after is not None else MEASURED
 
-    def run(self, problem: Sampling, world: World) -> Tensor:
-        return sampled(self, problem, world, lambda team: self._solve(problem, team.lane, team))
-
-    def steps(self, problem: Sampling, world: World) -> Generator[tuple[int, Tensor | None], None, Tensor]:
-        """Yields the number of final states after each sweep."""
-        if world.size > 1:
-            return self.run(problem, world)
-        return (yield from self._solve(problem, world.lane(), None))
-
-    def _solve(self, problem: Sampling, lane: Any, team: Any) -> Generator[tuple[int, Tensor | None], None, Tensor]:
+    def sweeps(self, problem: Sampling, lane: Lane, team: Team | None) -> Solving:
         if problem.tile is not None:
             raise AbreastError("PCM sets the adapters' strength row by row, so calls cannot be cut into tiles.")
         stop: Stop = Change()
         if self.tolerance:
             stop = NoiseScaled(self.tolerance, tuple(tolerance_scale(problem.scheduler).tolist()))
         rule = _Switched(_Chain(problem, self), lane, team)
-        return (yield from shown(iterate(rule, Window(self.window), stop, lane, keep=False)))
+        return iterate(rule, Window(self.window), stop, lane, keep=False)
 
     def laws(self) -> Iterator[tuple[str, Method, Method]]:
         yield "tolerance 0 is one step at a time", replace(self, tolerance=0.0, switch_after=2), Sequential()
@@ -83,7 +75,7 @@ class PCM(Method):
 
     def controls(self, run: Run[Any]) -> Iterator[Method]:
         yield ParaDiGMS(self.window, self.tolerance)
-        yield from fewer_steps(run.ledger.span)
+        yield from super().controls(run)
 
     def strength(self, ages: Tensor) -> Tensor:
         """[n] from 1 to 0 by how many sweeps each position has had."""
