@@ -32,6 +32,7 @@ def test_the_same_items_in_the_same_order(n: int, operators: int, spare: int, au
     method = hpc.OperatorGraph(operators + spare, autosize)
     run = abreast.run(problem, method, against=abreast.run(problem, problem.reference))
     assert run.kept and run.distance == 0
+    assert run.ledger.work == run.against.ledger.work
 
 
 def test_autosized_throughput_is_near_the_slowest_operators() -> None:
@@ -76,3 +77,4 @@ def test_ray_gives_the_same() -> None:
     problem = pipeline(12, 0.001, 0.001)
     run = abreast.run(problem, hpc.OperatorGraph(3, backend="ray"), against=abreast.run(problem, problem.reference))
     assert run.kept
+    assert run.ledger.work == run.against.ledger.work

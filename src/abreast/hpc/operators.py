@@ -149,14 +149,14 @@ def _threads(items: list[Any], operators: list[Operator], counts: list[int], mos
     def work(k: int, worker: int) -> None:
         while (got := queues[k].get()) is not None:
             i, item = got
-            start = time.perf_counter() - zero
-            try:
-                item = None if failed or item is None else operators[k](item)
-            except BaseException as error:
-                failed.append(error)
-                item = None
-            done.append(Done(i, k, worker, start, time.perf_counter() - zero))
-            queues[k + 1].put((i, item))
+            if item is not None and not failed:
+                start = time.perf_counter() - zero
+                try:
+                    item = operators[k](item)
+                except BaseException as error:
+                    failed.append(error)
+                done.append(Done(i, k, worker, start, time.perf_counter() - zero))
+            queues[k + 1].put((i, None if failed else item))
 
     def collect() -> None:
         for _ in items:
@@ -190,29 +190,35 @@ def _ray(items: list[Any], operators: list[Operator], counts: list[int], most: i
         ray.init(num_cpus=sum(counts), include_dashboard=False, log_to_driver=False)
 
     class Worker:
-        def __init__(self, operator: Operator):
-            self.operator = operator
+        def __init__(self, k: int, number: int, operator: Operator):
+            self.k, self.number, self.operator = k, number, operator
 
-        def call(self, item: Any) -> Any:
-            return None if item is None else self.operator(item)
+        def call(self, i: int, given: tuple[Any, list[Done]]) -> tuple[Any, list[Done]]:
+            item, done = given
+            if item is None:
+                return given
+            start = time.time()
+            item = self.operator(item)
+            return item, [*done, Done(i, self.k, self.number, start, time.time())]
 
-    remote = ray.remote(num_cpus=0)(Worker)
-    pools = [[remote.remote(operator) for _ in range(n)] for operator, n in zip(operators, counts)]
+    remote, zero = ray.remote(num_cpus=0)(Worker), time.time()
+    pools = [[remote.remote(k, w, operator) for w in range(counts[k])] for k, operator in enumerate(operators)]
     under_way: list[Any] = []
     chains = []
     for i, item in enumerate(items):
-        value = ray.put(item)
+        value: Any = (item, [])
         for pool in pools:
-            value = pool[i % len(pool)].call.remote(value)
+            value = pool[i % len(pool)].call.remote(i, value)
         chains.append(value)
         under_way.append(value)
         if len(under_way) >= most:
             _, under_way = ray.wait(under_way, num_returns=1)
-    left = ray.get(chains)
+    found = ray.get(chains)
     for pool in pools:
         for actor in pool:
             ray.kill(actor)
-    return left, []
+    done = [one._replace(start=one.start - zero, end=one.end - zero) for _, each in found for one in each]
+    return [item for item, _ in found], done
 
 
 def _record(world: World, names: list[str], done: list[Done]) -> None:
