@@ -10,6 +10,7 @@ from abreast import AbreastError, World, diffuse
 from abreast.diffuse import FewerSteps, Guidance, Sampling, Sequential, fewer_steps
 from abreast.diffuse.denoise import Denoiser
 from abreast.diffuse.recurrence import StepChain
+from abreast.diffuse.spacing import fewer
 
 from . import tiny
 
@@ -179,3 +180,14 @@ def stepped():
 def test_laws_hold():
     problem = tiny.problem("DDPMScheduler")
     assert all(ok for _, ok in abreast.laws(diffuse.FewerSteps(3), problem))
+
+
+def test_fewer_steps_are_spaced_as_they_say():
+    problem = tiny.problem("DDIMScheduler", steps=40)
+    runs = {spacing: abreast.run(problem, FewerSteps(8, spacing=spacing)) for spacing in ("even", "quadratic")}
+    assert [r.ledger.span for r in runs.values()] == [8, 8]
+    assert not torch.equal(*(r.value for r in runs.values()))
+    times = {s: fewer(problem.scheduler, 8, None, s).timesteps.double() for s in ("even", "quadratic")}
+    gaps = {s: t[:-1] - t[1:] for s, t in times.items()}
+    assert float(gaps["even"].max() - gaps["even"].min()) <= 1
+    assert bool((gaps["quadratic"].diff() < 0).all())  # closer together towards the picture

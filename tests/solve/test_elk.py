@@ -73,3 +73,16 @@ def test_bad_input() -> None:
         solve.ELK(sigma2=0.0)
     with pytest.raises(core.AbreastError, match="filters along a Jacobian"):
         core.run(plain(5), solve.ELK(linearization=solve.Zero()))
+
+
+def test_a_sweep_is_damped_by_its_sigma() -> None:
+    """One sweep from zeros, against the filter as it is written down."""
+    problem, i = plain(10, batch=1), torch.arange(10)
+    f, A = solve.Dense().at(problem, i, torch.zeros(10, 1, 3, dtype=torch.float64))
+    seen = []
+    for sigma2 in (0.5, 1e4):
+        method = solve.ELK(atol=0.0, rtol=0.0, max_sweeps=1, sigma2=sigma2)
+        seen.append(core.run(problem, method).value)
+        wanted = filtered(A, f, sigma2)  # the old states are zeros, so that what is missing is f
+        assert torch.allclose(seen[-1][1:], wanted[1:], atol=1e-12)
+    assert float((seen[0] - seen[1]).abs().max()) > 0.1

@@ -190,3 +190,36 @@ def test_bad_input_is_named() -> None:
     ):  # fmt: skip
         with pytest.raises(core.AbreastError, match=match):
             bad()
+
+
+def test_thresholds_follow_the_errors() -> None:
+    new, old = torch.tensor([[[1.0]], [[2.0]], [[4.0]]]), torch.zeros(3, 1, 1)  # errors 1, 4, 16
+    for adapt, after in (("median", 0.9 * 10 + 0.1 * 4), ("mean", 0.9 * 10 + 0.1 * 7), (None, 10.0)):
+        moving = solve.Threshold(10.0, 0.9, adapt, scale=1.0).begin()  # type: ignore[arg-type]
+        assert moving(new, old, torch.arange(3), 1).tolist() == [False, False, True]
+        just = torch.full((1, 1, 1), (after - 1e-3) ** 0.5)
+        over = torch.full((1, 1, 1), (after + 1e-3) ** 0.5)
+        assert not moving(just, torch.zeros(1, 1, 1), torch.arange(1), 2)[0]
+        if adapt is None:
+            assert moving(over, torch.zeros(1, 1, 1), torch.arange(1), 3)[0]
+
+
+def smooth(steps: int) -> Any:
+    """A sum of squares in 20 entries, by SGD."""
+    start = torch.randn(20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return solve.OptimizerPath(lambda p, s: (p * p).mean(), start, lambda ps: torch.optim.SGD(ps, 0.5), steps)
+
+
+def test_predictions_and_picks_are_used() -> None:
+    problem = smooth(20)
+    loss = {k: float((core.run(problem, solve.OptEx(4, kernel=k)).value[-1] ** 2).mean())
+            for k in (solve.Matern(), solve.Held(), solve.Oracle())}  # fmt: skip
+    loop = float((core.run(problem, problem.reference).value[-1] ** 2).mean())
+    first = float((core.run(smooth(4), solve.OptEx(4)).value[-1] ** 2).mean())
+    assert loss[solve.Oracle()] == pytest.approx(loop, rel=1e-12)
+    # Without a prediction the four states of a round coincide, so that five rounds are five steps of the loop.
+    still = float((core.run(smooth(5), problem.reference).value[-1] ** 2).mean())
+    assert abs(loss[solve.Matern()] - loop) < 0.2 * abs(still - loop) and first > loss[solve.Matern()]
+    noisy = path("sgd", 16)
+    values = {pick: core.run(noisy, solve.OptEx(4, pick=pick)).value for pick in ("last", "loss", "norm")}
+    assert not torch.equal(values["last"], values["loss"]) and not torch.equal(values["last"], values["norm"])
