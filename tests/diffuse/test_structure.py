@@ -101,3 +101,9 @@ def test_bad_input_is_one_sentence():
     ):
         with pytest.raises(AbreastError, match=match):
             abreast.run(problem(), make(), World(5) if "ranks" in match else None)
+
+
+def test_guidance_weakens_as_it_says():
+    falls = {w: [StructureGuided(weight=w).strength(i, 10) for i in (0, 5, 10)] for w in ("cos", "cos2", 0.3)}
+    assert falls["cos"] == pytest.approx([1, 0.5**0.5, 0]) and falls["cos2"] == pytest.approx([1, 0.5, 0])
+    assert falls[0.3] == [0.3] * 3

@@ -197,11 +197,11 @@ def test_thresholds_follow_the_errors() -> None:
     for adapt, after in (("median", 0.9 * 10 + 0.1 * 4), ("mean", 0.9 * 10 + 0.1 * 7), (None, 10.0)):
         moving = solve.Threshold(10.0, 0.9, adapt, scale=1.0).begin()  # type: ignore[arg-type]
         assert moving(new, old, torch.arange(3), 1).tolist() == [False, False, True]
-        just = torch.full((1, 1, 1), (after - 1e-3) ** 0.5)
-        over = torch.full((1, 1, 1), (after + 1e-3) ** 0.5)
-        assert not moving(just, torch.zeros(1, 1, 1), torch.arange(1), 2)[0]
-        if adapt is None:
-            assert moving(over, torch.zeros(1, 1, 1), torch.arange(1), 3)[0]
+        at = torch.full((1, 1, 1), (after + 1e-3) ** 0.5)
+        assert moving(at, torch.zeros(1, 1, 1), torch.arange(1), 2)[0]
+        again = solve.Threshold(10.0, 0.9, adapt, scale=1.0).begin()  # type: ignore[arg-type]
+        again(new, old, torch.arange(3), 1)
+        assert not again(at * (after - 1e-3) ** 0.5 / at, torch.zeros(1, 1, 1), torch.arange(1), 2)[0]
 
 
 def smooth(steps: int) -> Any:
